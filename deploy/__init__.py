@@ -1,0 +1,1 @@
+"""How mristream is run: locally, in containers, and watched."""

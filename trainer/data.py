@@ -1,0 +1,160 @@
+"""Labelled slices: read an index, keep patients apart, and hold everything as one uint8 array."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.models import CLASSES
+from workers.decoding.fit import MODEL_SIDE, fit
+
+SPLITS = ("train", "val", "test", "external")
+
+
+class DataError(ValueError):
+    """The labelled data can't be used as they are; the message names the file and what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One labelled slice: where its image and mask are, its class, and the group that must not cross splits."""
+
+    id: str
+    image: Path
+    mask: Path | None
+    second_mask: Path | None
+    label: str
+    split: str
+    group: str
+    plane: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """Slices in memory: `images` and `masks` uint8 [N, 256, 256] (mask 0 or 1), `labels` int64 [N] into `CLASSES`."""
+
+    examples: tuple[Example, ...]
+    images: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+def read_brain_index(index: Path, *, primary_only: bool = True) -> list[Example]:
+    """Slices of a brain MRI index (columns `id,image,mask,label,split,group_id` and, if there, the others).
+
+    Where two experts drew a mask, `mask` is the one the figures are measured against (`mask_cheng`) and `second_mask`
+    the other. Raises DataError for a missing column, file or unknown label.
+    """
+    examples = []
+    for number, row in _rows(index, required={"id", "image", "label", "split", "group_id"}):
+        if primary_only and row.get("primary", "1") != "1":
+            continue
+        if row["label"] not in CLASSES:
+            raise DataError(f"{index}:{number}: unknown label {row['label']!r}; known: {', '.join(CLASSES)}")
+        masks = [index.parent / row[column] for column in ("mask_cheng", "mask") if row.get(column)]
+        examples.append(
+            Example(
+                id=row["id"],
+                image=index.parent / row["image"],
+                mask=masks[0] if masks else None,
+                second_mask=masks[1] if len(masks) > 1 else None,
+                label=row["label"],
+                split=row["split"],
+                group=row["group_id"],
+                plane=row.get("plane", ""),
+                source=row.get("source", ""),
+            )
+        )
+    return examples
+
+
+def read_non_brain_index(index: Path) -> list[Example]:
+    """Images of anything else, as class `not_brain_mri`; split by case, since the index gives no split."""
+    examples = []
+    for _, row in _rows(index, required={"id", "image"}):
+        group = row.get("case_id") or row["id"]
+        examples.append(
+            Example(
+                id=row["id"],
+                image=index.parent / row["image"],
+                mask=None,
+                second_mask=None,
+                label="not_brain_mri",
+                split=split_of_group(group),
+                group=f"non_brain:{group}",
+                source=row.get("source", ""),
+            )
+        )
+    return examples
+
+
+def split_of_group(group: str) -> str:
+    """`train` for 70 % of groups, `val` for 10 %, `test` for 20 %: by digest, so it never changes with the file order."""
+    share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:4], "big") / 2**32
+    return "train" if share < 0.7 else "val" if share < 0.8 else "test"
+
+
+def refuse_leaks(examples: Iterable[Example]) -> None:
+    """Raise DataError if a group (patient) or an identical image file lies in more than one split."""
+    for name, key in (("group", _group), ("image digest", _digest)):
+        places: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        for example in examples:
+            places[key(example)][example.split] = example.id
+        crossing = {value: splits for value, splits in places.items() if len(splits) > 1}
+        if crossing:
+            value, splits = next(iter(crossing.items()))
+            where = ", ".join(f"{split} ({example})" for split, example in sorted(splits.items()))
+            raise DataError(
+                f"{len(crossing)} {name}(s) lie in more than one split, for example {value}: {where}. "
+                "Give all slices of a patient, and all copies of an image, the same split."
+            )
+
+
+def load(examples: Sequence[Example]) -> Slices:
+    """Read images and masks into memory, fitted to 256 x 256 the same way as the worker fits a scan."""
+    images = np.zeros((len(examples), MODEL_SIDE, MODEL_SIDE), np.uint8)
+    masks = np.zeros_like(images)
+    for i, example in enumerate(examples):
+        images[i], _ = fit(_gray(example.image))
+        if example.mask is not None:
+            masks[i] = fit(_gray(example.mask))[0] > 127
+    labels = np.array([CLASSES.index(example.label) for example in examples], np.int64)
+    return Slices(tuple(examples), images, masks, labels)
+
+
+def _gray(path: Path) -> NDArray[np.uint8]:
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        raise DataError(f"{path}: not there, or no image that can be read")
+    return image.astype(np.uint8, copy=False)
+
+
+def _rows(index: Path, required: set[str]) -> Iterable[tuple[int, dict[str, str]]]:
+    if not index.is_file():
+        raise DataError(f"{index}: no such index file")
+    with index.open(newline="", encoding="utf-8") as lines:
+        reader = csv.DictReader(lines)
+        missing = required - set(reader.fieldnames or ())
+        if missing:
+            raise DataError(f"{index}: column(s) missing: {', '.join(sorted(missing))}")
+        yield from enumerate(reader, start=2)
+
+
+def _group(example: Example) -> str:
+    return example.group
+
+
+def _digest(example: Example) -> str:
+    return hashlib.sha256(example.image.read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""The platform: Kafka in, Triton, masks and results out."""

@@ -1,0 +1,1 @@
+"""Bytes in, pixels out: one module for each family of file formats."""

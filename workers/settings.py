@@ -1,0 +1,156 @@
+"""Every setting of the platform, typed, with its unit.
+
+Read from, in rising order of precedence: defaults, the YAML file that MRISTREAM_CONFIG names, environment variables
+(`MRISTREAM_KAFKA__GROUP_ID=…`), arguments.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from workers.errors import UserError
+
+MIB = 1024 * 1024
+
+
+class Group(BaseModel):
+    """Settings that belong together; a misspelt name is an error, not a silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KafkaSettings(Group):
+    """Where scans come from and results go to."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    scans_topic: str = "scans"
+    results_topic: str = "results"
+    dead_topic: str = "scans.dead"
+    partitions: int = Field(6, gt=0, description="of topics that mristream creates itself")
+    group_id: str = "mristream"
+    group_protocol: Literal["consumer", "classic"] = Field(
+        "consumer", description="`consumer` is KIP-848 (broker 4.0 and later), `classic` the older protocol"
+    )
+    transactional_id: str | None = Field(
+        None, description="unique per running worker; made from group, host and a random part if not given"
+    )
+    transaction_timeout_s: float = Field(
+        15.0, gt=0, le=900, description="after a crash, readers wait at most this long for the open transaction"
+    )
+    client: dict[str, str] = Field(
+        {}, description="further librdkafka settings for every client, such as security.protocol or sasl.username"
+    )
+
+
+class TritonSettings(Group):
+    """Where the models are served."""
+
+    url: str = Field("127.0.0.1:8001", description="gRPC address, host:port")
+    timeout_s: float = Field(60.0, gt=0, description="for one batch")
+    classifier: str = "brain_mri_classifier"
+    segmenter: str = "tumor_segmentation"
+
+
+class StoreSettings(Group):
+    """Where masks go: file:///dir, s3://bucket/prefix, gs://…, az://… or redis://host/db?ttl=seconds."""
+
+    uri: str = "file:///tmp/mristream/masks"
+    timeout_s: float = Field(30.0, gt=0, description="for one mask or one object")
+
+
+class DecodeSettings(Group):
+    """Limits for untrusted input."""
+
+    max_bytes: int = Field(64 * MIB, gt=0, description="of one file, inline or by reference")
+    max_pixels: int = Field(64_000_000, gt=0, description="rows x columns x frames, checked before anything is decoded")
+    medical_processes: int = Field(2, gt=0, description="child processes that decode DICOM")
+    medical_timeout_s: float = Field(20.0, gt=0, description="for one file in a child process")
+    medical_memory_bytes: int = Field(1024 * MIB, gt=0, description="address space that decoding one file may add")
+
+
+class PolicySettings(Group):
+    """What the platform says of a scan, given the models' outputs."""
+
+    not_brain_from: float = Field(
+        0.5, ge=0, le=1, description="turned away from this probability of `not_brain_mri` upwards"
+    )
+    uncertain_from: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="`uncertain` between this probability of `not_brain_mri` and `not_brain_from`; equal values: never",
+    )
+    segment_when: Literal["valid_brain_mri", "tumor_suspected"] = "valid_brain_mri"
+    no_tumor_from: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="under `tumor_suspected`, the U-Net is not asked from this probability of `no_tumor` upwards",
+    )
+
+
+class WorkerSettings(Group):
+    """How much a worker takes on at a time."""
+
+    batch_scans: int = Field(16, gt=0, description="most scans in one batch")
+    batches_in_flight: int = Field(3, gt=0)
+    bytes_in_flight: int = Field(256 * MIB, gt=0, description="most message bytes being worked on")
+    checkpoint_interval_s: float = Field(
+        # Half of what a radiologist notices, and long enough that a commit costs under 1 % of a batch.
+        0.2,
+        gt=0,
+        description="longest time between a finished scan and its publication",
+    )
+    checkpoint_scans: int = Field(64, gt=0, description="publish as soon as this many scans have finished")
+    drain_timeout_s: float = Field(25.0, gt=0, description="after SIGTERM; below Kubernetes' grace period of 30 s")
+    http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside the pod
+    http_port: int = Field(8080, ge=0, le=65535, description="metrics and health; 0 takes a free port")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class Settings(BaseSettings):
+    """All settings."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MRISTREAM_",
+        env_nested_delimiter="__",
+        extra="ignore",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    kafka: KafkaSettings = KafkaSettings()
+    triton: TritonSettings = TritonSettings()
+    store: StoreSettings = StoreSettings()
+    decode: DecodeSettings = DecodeSettings()
+    policy: PolicySettings = PolicySettings()
+    worker: WorkerSettings = WorkerSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments over environment over YAML file."""
+        config = os.environ.get("MRISTREAM_CONFIG")
+        yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=config),) if config else ()
+        return init_settings, env_settings, *yaml
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from file, environment and `overrides` (a dict for each group). Raises UserError naming the setting."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UserError(f"bad setting: {problems}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"the settings can't be read: {error}") from error
