@@ -44,9 +44,10 @@ def classifier_loss(class_logits: Tensor, place_logits: Tensor, masks: Tensor, l
 
 
 def ema_update(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    """Move `average` towards `model`: weights by `1 - decay`, counters and batch statistics copied."""
+    """Move `average` towards `model` by `1 - decay`: weights and batch statistics alike, so that they fit each other."""
     with torch.no_grad():
-        for mean, value in zip(average.parameters(), model.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
-        for kept, value in zip(average.buffers(), model.buffers(), strict=True):
-            kept.copy_(value)
+        for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)

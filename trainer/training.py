@@ -115,7 +115,9 @@ def train(
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimizer.step()
             schedule.step()
-            ema_update(average, model, config.ema_decay)
+            # A young average forgets its random start faster (as in Adam's bias correction).
+            step = schedule.last_epoch
+            ema_update(average, model, min(config.ema_decay, (1 + step) / (10 + step)))
             losses.append(loss.item())
         figures = validate(average, val_slices, config.side)
         seconds = time.monotonic() - started

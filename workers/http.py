@@ -1,0 +1,86 @@
+"""Metrics and health of a worker over HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+# The loop turns about 20 times a second and publication is not on its thread: 30 s without a turn is no pause, it hangs.
+HUNG_AFTER_S = 30.0
+
+
+class HealthServer:
+    """Serves `/metrics`, `/healthz` (the poll loop turns) and `/readyz` (scans can be taken), on a thread of its own.
+
+    `turned_at` gives the monotonic time of the loop's last turn; `not_ready` names what is missing, or is empty.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        registry: CollectorRegistry,
+        turned_at: Callable[[], float],
+        not_ready: Callable[[], list[str]],
+    ) -> None:
+        def healthz() -> tuple[int, dict[str, object]]:
+            idle_s = time.monotonic() - turned_at()
+            return (200 if idle_s < HUNG_AFTER_S else 503), {"seconds_since_last_turn": round(idle_s, 3)}
+
+        def readyz() -> tuple[int, dict[str, object]]:
+            missing = not_ready()
+            return (503 if missing else 200), {"ready": not missing, "waiting_for": missing}
+
+        pages = {"/healthz": healthz, "/readyz": readyz}
+
+        class Handler(BaseHTTPRequestHandler):
+            # An idle or slow client must not hold its thread for ever.
+            timeout = 10
+
+            def do_GET(self) -> None:
+                path = self.path.split("?")[0]
+                if path == "/metrics":
+                    self._answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))
+                elif path in pages:
+                    status, body = pages[path]()
+                    self._answer(status, "application/json", json.dumps(body).encode() + b"\n")
+                else:
+                    self._answer(404, "text/plain", b"here are /metrics, /healthz and /readyz\n")
+
+            def _answer(self, status: int, content_type: str, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+                """Probes come every few seconds; nobody wants a line for each."""
+
+        self._server = ThreadingHTTPServer((host, port), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._server.server_address[1])
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,157 @@
+"""The Triton client: `classify` and `segment` for a batch of slices."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import tritonclient.grpc as triton
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+
+from workers.decoding.fit import MODEL_SIDE
+from workers.errors import Unavailable
+from workers.messages import ModelVersion
+from workers.settings import TritonSettings
+
+# In the order of the classifier's output; the model's labels.txt is checked against it.
+LABELS = ("glioma", "meningioma", "pituitary", "no_tumor", "not_brain_mri")
+
+# How long a model update may go unnoticed in results. One metadata request in this time costs nothing.
+MODELS_REFRESH_S = 5.0
+
+# Triton answers these when the request is wrong, not the world: waiting would not mend them.
+_OUR_FAULT = {"StatusCode.INVALID_ARGUMENT", "StatusCode.UNIMPLEMENTED", "StatusCode.OUT_OF_RANGE"}
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModels:
+    """What Triton serves right now: versions and digests, and the threshold that makes masks of probabilities."""
+
+    versions: tuple[ModelVersion, ...]
+    threshold: float
+
+    @property
+    def digest(self) -> str:
+        """Names this combination of weights and threshold: hex, 64 characters."""
+        parts = [f"{model.name}:{model.sha256}" for model in self.versions]
+        return hashlib.sha256("\n".join([*parts, f"{self.threshold:.6f}"]).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """`masks` bool [N, 256, 256]; `max_probability` float32 [N], the highest tumour probability of any pixel."""
+
+    masks: NDArray[np.bool_]
+    max_probability: NDArray[np.float32]
+
+
+class TritonModels:
+    """The classifier and the segmentation ensemble behind one gRPC address. Thread-safe.
+
+    Every method raises Unavailable("triton", …) while Triton is gone, overloaded, or without the model.
+    """
+
+    def __init__(self, settings: TritonSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._client = triton.InferenceServerClient(settings.url)
+        self._served: ServedModels | None = None
+        self._served_at = 0.0
+        self._lock = threading.Lock()
+
+    def classify(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Class probabilities, float32 [N, 5] in the order of `LABELS`, for uint8 [N, 256, 256]."""
+        return self._infer(self._settings.classifier, images, ["probabilities"])["probabilities"]
+
+    def segment(self, images: NDArray[np.uint8]) -> Segmentation:
+        """Tumour masks for uint8 [N, 256, 256]."""
+        outputs = self._infer(self._settings.segmenter, images, ["mask", "max_probability"])
+        bits = np.unpackbits(outputs["mask"], axis=1).reshape(len(images), MODEL_SIDE, MODEL_SIDE)
+        return Segmentation(bits.view(np.bool_), outputs["max_probability"][:, 0])
+
+    def served(self) -> ServedModels:
+        """What is served, at most `MODELS_REFRESH_S` old."""
+        with self._lock:
+            if self._served is None or self._clock() - self._served_at > MODELS_REFRESH_S:
+                self._served = self._ask_what_is_served()
+                self._served_at = self._clock()
+            return self._served
+
+    def ready(self) -> bool:
+        """Whether both models would answer now."""
+        try:
+            return all(
+                self._client.is_model_ready(name, client_timeout=2.0)
+                for name in (self._settings.classifier, self._settings.segmenter)
+            )
+        except InferenceServerException:
+            return False
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _infer(self, model: str, images: NDArray[np.uint8], outputs: list[str]) -> dict[str, NDArray[Any]]:
+        image = triton.InferInput("image", list(images.shape), "UINT8")
+        image.set_data_from_numpy(images)
+        try:
+            response = self._client.infer(
+                model,
+                [image],
+                outputs=[triton.InferRequestedOutput(name) for name in outputs],
+                client_timeout=self._settings.timeout_s,
+            )
+        except InferenceServerException as error:
+            raise self._translated(error, model) from error
+        return {name: response.as_numpy(name) for name in outputs}
+
+    def _ask_what_is_served(self) -> ServedModels:
+        classifier = self._config(self._settings.classifier)
+        steps = self._config(self._settings.segmenter).ensemble_scheduling.step
+        configs = [classifier, *(self._config(step.model_name) for step in steps)]
+        thresholds = [c.parameters["threshold"].string_value for c in configs if "threshold" in c.parameters]
+        versions = []
+        for config in configs:
+            version = self._newest_version(config.name)
+            digest = config.parameters.get(f"sha256/{version}")
+            if digest is not None:
+                versions.append(ModelVersion(name=config.name, version=version, sha256=digest.string_value))
+        if len(thresholds) != 1 or not versions or versions[0].name != self._settings.classifier:
+            raise RuntimeError(
+                f"the models behind {self._settings.url} aren't mristream's: their configuration must carry the "
+                "parameters sha256/<version> (classifier and U-Net) and threshold (mask_postprocess)"
+            )
+        return ServedModels(tuple(versions), float(thresholds[0]))
+
+    def _config(self, model: str) -> Any:
+        try:
+            return self._client.get_model_config(model, client_timeout=self._settings.timeout_s).config
+        except InferenceServerException as error:
+            raise self._translated(error, model) from error
+
+    def _newest_version(self, model: str) -> str:
+        try:
+            metadata = self._client.get_model_metadata(model, client_timeout=self._settings.timeout_s)
+        except InferenceServerException as error:
+            raise self._translated(error, model) from error
+        return str(max(metadata.versions, key=int))
+
+    def _translated(self, error: InferenceServerException, model: str) -> Exception:
+        if error.status() in _OUR_FAULT:
+            return RuntimeError(f"Triton refuses our request to {model}: {error.message()}")
+        return Unavailable("triton", f"{model} at {self._settings.url}: {error.message()}")

@@ -1,0 +1,73 @@
+"""From the models' numbers to what is said of a scan."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.inference import LABELS
+from workers.messages import BoundingBox, Flag, MaskInfo, Status, TumorType
+from workers.settings import PolicySettings
+
+TUMOR_TYPES: tuple[TumorType, ...] = ("glioma", "meningioma", "pituitary")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassVerdict:
+    """What the classifier alone says: the final status where no mask is wanted (else None), and the tumour's type."""
+
+    status: Status | None
+    tumor_type: TumorType | None
+    probabilities: dict[str, float]
+
+
+def judge_class(probabilities: NDArray[np.float32], policy: PolicySettings) -> ClassVerdict:
+    """Apply the gate and the policy to float32 [5] in the order of `LABELS`."""
+    named = {label: round(float(p), 6) for label, p in zip(LABELS, probabilities, strict=True)}
+    not_brain = named["not_brain_mri"]
+    if not_brain >= policy.not_brain_from:
+        return ClassVerdict(Status.NOT_BRAIN_MRI, None, named)
+    if not_brain >= policy.uncertain_from:
+        return ClassVerdict(Status.UNCERTAIN, None, named)
+    brain_labels = (*TUMOR_TYPES, "no_tumor")
+    likeliest = max(brain_labels, key=named.__getitem__)
+    tumor_type = next((name for name in TUMOR_TYPES if name == likeliest), None)
+    if policy.segment_when == "tumor_suspected" and named["no_tumor"] >= policy.no_tumor_from:
+        return ClassVerdict(Status.NO_TUMOR, None, named)
+    return ClassVerdict(None, tumor_type, named)
+
+
+def disagreement(tumor_type: TumorType | None, tumor_pixels: int) -> list[Flag]:
+    """Flag a class without a mask, or a mask without a class."""
+    return [Flag.CLASSIFIER_MASK_DISAGREE] if (tumor_type is not None) != (tumor_pixels > 0) else []
+
+
+def encode_mask(mask: NDArray[np.bool_]) -> bytes:
+    """Bool [height, width] → 1-bit grayscale PNG; the same mask always gives the same bytes."""
+    done, png = cv2.imencode(".png", mask.view(np.uint8) * np.uint8(255), [cv2.IMWRITE_PNG_BILEVEL, 1])
+    if not done:
+        raise RuntimeError(f"a mask of {mask.shape} could not be encoded as PNG")
+    return png.tobytes()
+
+
+def measure_mask(mask: NDArray[np.bool_], png: bytes, uri: str, spacing_mm: tuple[float, float] | None) -> MaskInfo:
+    """Describe a stored mask, bool [height, width]. `spacing_mm` is between rows and between columns."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    tumor_pixels = int(np.count_nonzero(mask))
+    box = None
+    if tumor_pixels:
+        top, left = int(rows[0]), int(columns[0])
+        box = BoundingBox(top=top, left=left, height=int(rows[-1]) - top + 1, width=int(columns[-1]) - left + 1)
+    return MaskInfo(
+        uri=uri,
+        sha256=hashlib.sha256(png).hexdigest(),
+        height=mask.shape[0],
+        width=mask.shape[1],
+        tumor_pixels=tumor_pixels,
+        area_mm2=None if spacing_mm is None else round(tumor_pixels * spacing_mm[0] * spacing_mm[1], 3),
+        bounding_box=box,
+    )
