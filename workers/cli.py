@@ -17,7 +17,7 @@ from rich.table import Table
 
 from workers import __version__
 from workers.errors import Reason, UserError
-from workers.settings import Settings, load_settings
+from workers.settings import load_settings
 
 # What people read goes to standard error; standard output is for what scripts read.
 console = Console(stderr=True, highlight=False)
@@ -348,11 +348,11 @@ def _own_model_repository() -> Path:
 
 def _clear_earlier_run(out: Path) -> None:
     """Take away what an earlier run left, so that the folder shows one run. Anything else in it is not ours."""
-    if out.exists() and any(out.iterdir()) and not (out / "logs").is_dir():
+    if out.exists() and any(out.iterdir()) and not (out / "servers").is_dir():
         raise UserError(f"{out} holds something else: choose an empty or new folder for --out")
     for name in ("results.jsonl", "report.html"):
         (out / name).unlink(missing_ok=True)
-    for name in ("masks", "overlays", "logs"):
+    for name in ("masks", "overlays", "servers"):
         shutil.rmtree(out / name, ignore_errors=True)
 
 

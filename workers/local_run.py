@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local.stack import Stack
+
 from deploy.local.worker import WorkerProcess
 from workers.kafka import create_topics, make_producer
 from workers.messages import ScanResult
@@ -47,22 +46,17 @@ def run_scans(
     """Stream the scans through servers of our own and stop those again, whatever happens.
 
     `settings` says all but the servers' addresses. `advance` hears how many results of how many are there. Server logs
-    stay in `out/logs`. Raises ServerError if a server doesn't start or dies.
+    stay in `out/servers`. Raises ServerError if a server doesn't start or dies.
     """
-    logs = out / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix="mristream-") as scratch,
-        Stack(Path(scratch), model_repository=model_repository, report=report) as stack,
-    ):
-        settings = _with_addresses(settings, stack)
-        try:
+    servers = out / "servers"
+    try:
+        with Stack(servers, model_repository=model_repository, report=report) as stack:
+            settings = _with_addresses(settings, stack)
             create_topics(settings.kafka)
-            with WorkerProcess(Path(scratch), settings) as worker:
+            with WorkerProcess(servers, settings) as worker:
                 return _stream(found, settings.kafka, stack, worker, advance)
-        finally:
-            for log in Path(scratch).rglob("*.log"):
-                shutil.copy(log, logs / log.name)
+    finally:
+        _keep_only_logs(servers)
 
 
 def keep_up(
@@ -98,6 +92,16 @@ def keep_up(
                         process.start()
         except KeyboardInterrupt:
             report("stopping")
+
+
+def _keep_only_logs(folder: Path) -> None:
+    """What servers stored is worth nothing once their results are read; their logs may be asked for."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            with suppress(OSError):  # a log is in it
+                path.rmdir()
+        elif path.suffix != ".log":
+            path.unlink()
 
 
 def _with_addresses(settings: Settings, stack: Stack) -> Settings:

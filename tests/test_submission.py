@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workers.errors import UserError
+from workers.messages import Reference, ScanRequest
+from workers.settings import KafkaSettings
+from workers.submission import Submission, Submitter, find_scans, read_manifest, submit_all
+
+
+class RecordingProducer:
+    """Takes messages as a producer would; its queue holds `room` of them."""
+
+    def __init__(self, room: int = 1000) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self._waiting: list[Callable[[Any, Any], None]] = []
+        self._room = room
+
+    def produce(self, topic: str, *, on_delivery: Callable[[Any, Any], None], **message: Any) -> None:
+        if len(self._waiting) == self._room:
+            raise BufferError
+        self.messages.append(message)
+        self._waiting.append(on_delivery)
+
+    def poll(self, timeout: float) -> None:
+        if timeout:
+            self.flush(timeout)
+
+    def flush(self, timeout: float) -> int:
+        for deliver in self._waiting:
+            deliver(None, None)
+        self._waiting.clear()
+        return 0
+
+
+def submitter(producer: RecordingProducer, **settings: Any) -> Submitter:
+    return Submitter(producer, KafkaSettings(**settings))  # type: ignore[arg-type]
+
+
+def test_a_folder_gives_every_file_below_it_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "two.dcm").write_bytes(b"2")
+    (tmp_path / "one.png").write_bytes(b"1")
+    (tmp_path / ".hidden").write_bytes(b"h")
+    (tmp_path / ".cache").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+
+    found = find_scans([str(tmp_path)])
+
+    assert [scan.path.name for scan in found.submissions if scan.path] == ["one.png", "two.dcm"]
+    assert sorted(line.rsplit(": ")[-1] for line in found.left_out) == [
+        "hidden file",
+        "hidden folder",
+        "no regular file",
+    ]
+
+
+def test_a_pattern_is_expanded_and_a_file_named_twice_is_sent_once(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+
+    found = find_scans([str(tmp_path / "*.png"), str(tmp_path / "a.png")])
+
+    assert len(found.submissions) == 1
+    assert "named twice" in found.left_out[0]
+
+
+def test_files_with_odd_names_keep_them_in_their_source(tmp_path: Path) -> None:
+    odd = tmp_path / "[a] b #ü%41.png"
+    odd.write_bytes(b"1")
+
+    (scan,) = find_scans([str(odd)]).submissions
+
+    assert scan.path == odd
+    assert scan.uri == odd.as_uri()
+
+
+@pytest.mark.parametrize("given", ["/does/not/exist.png", "/does/not/*.png"])
+def test_what_is_not_there_is_an_error_not_a_silence(given: str) -> None:
+    with pytest.raises(UserError, match=r"not there|nothing matches"):
+        find_scans([given])
+
+
+def test_a_small_file_travels_inside_its_message(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"pixels")
+    producer = RecordingProducer()
+
+    queued = submit_all(submitter(producer), find_scans([str(tmp_path)]).submissions)
+
+    (message,) = producer.messages
+    request = ScanRequest.from_message(message["value"], message["headers"])
+    assert request.content == b"pixels"
+    assert request.content_type == "image/png"
+    assert request.source == (tmp_path / "a.png").as_uri()
+    assert list(queued) == [request.scan_id]
+
+
+def test_a_large_file_travels_as_a_reference_with_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").write_bytes(b"x" * 100)
+    producer = RecordingProducer()
+
+    submit_all(submitter(producer, max_inline_bytes=99), find_scans([str(tmp_path)]).submissions)
+
+    request = ScanRequest.from_message(producer.messages[0]["value"], producer.messages[0]["headers"])
+    digest = hashlib.sha256(b"x" * 100).hexdigest()
+    assert request.content == Reference(uri=(tmp_path / "a.dcm").as_uri(), sha256=digest, bytes=100)
+
+
+def test_copies_of_a_file_get_ids_of_their_own_that_never_change(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"same")
+    scans = find_scans([str(tmp_path)]).submissions
+
+    first = submit_all(submitter(RecordingProducer()), scans)
+    second = submit_all(submitter(RecordingProducer()), scans)
+
+    assert len(first) == 2
+    assert list(first) == list(second)
+
+
+def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(b"%d" % number)
+    sending = submitter(RecordingProducer(room=2))
+
+    submit_all(sending, find_scans([str(tmp_path)]).submissions)
+
+    assert sending.sent == 5
+
+
+def test_a_file_that_vanishes_is_reported_and_the_others_are_sent(tmp_path: Path) -> None:
+    (tmp_path / "here.png").write_bytes(b"1")
+    gone = tmp_path / "gone.png"
+    sending = submitter(RecordingProducer())
+
+    submit_all(sending, [Submission(gone.as_uri(), gone), *find_scans([str(tmp_path)]).submissions])
+
+    assert sending.sent == 1
+    assert sending.failures == [f"{gone}: No such file or directory"]
+
+
+def test_manifests_in_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    table = tmp_path / "m.csv"
+    table.write_text("path,uri,scan_id,patient_key\na.png,,s1,p1\n,s3://b/c.dcm,,\n")
+    lines = tmp_path / "m.jsonl"
+    rows = [{"path": "a.png", "scan_id": "s1", "patient_key": "p1"}, {"uri": "s3://b/c.dcm"}]
+    lines.write_text("\n".join(map(json.dumps, rows)) + "\n")
+
+    assert read_manifest(table) == read_manifest(lines)
+    assert read_manifest(table)[0] == Submission((tmp_path / "a.png").as_uri(), tmp_path / "a.png", "s1", "p1")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("path,uri\n,\n", "m.csv:2: give either"),
+        ("path\nmissing.png\n", "m.csv:2: .*not a file"),
+        ("uri\nhttp://x/y\n", "unknown scheme"),
+    ],
+)
+def test_a_bad_manifest_names_its_line(tmp_path: Path, text: str, problem: str) -> None:
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(text)
+
+    with pytest.raises(UserError, match=problem):
+        read_manifest(manifest)
+
+
+def test_two_scans_with_one_id_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    scan = Submission((tmp_path / "a.png").as_uri(), tmp_path / "a.png", scan_id="same")
+    sending = submitter(RecordingProducer())
+
+    submit_all(sending, [scan, scan])
+
+    assert sending.sent == 1
+    assert "scan id same is taken" in sending.failures[0]
