@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from trainer.commands import export, train
 from workers import __version__
 from workers.errors import Reason, UserError
 from workers.settings import load_settings
@@ -333,6 +334,10 @@ def version(as_json: bool) -> None:
 
     found = versions(_own_model_repository())
     click.echo(json.dumps(found) if as_json else "\n".join(f"{name} {value}" for name, value in found.items()))
+
+
+main.add_command(train)
+main.add_command(export)
 
 
 def _own_model_repository() -> Path:

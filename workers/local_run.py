@@ -80,7 +80,7 @@ def keep_up(
         report(f"  export MRISTREAM_STORE__URI={settings.store.uri}")
         report("  mristream submit PATH…; mristream results --follow")
         for process in processes:
-            report(f"metrics: {process.metrics_url}")
+            report(f"metrics: {process.url('/metrics')}")
         try:
             while True:
                 time.sleep(1)

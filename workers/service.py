@@ -35,7 +35,11 @@ def run_worker(settings: Settings) -> None:
         models = resources.enter_context(TritonModels(settings.triton))
         store = resources.enter_context(open_store(settings.store.uri, settings.store.timeout_s))
         decoder = resources.enter_context(Decoder(settings.decode))
-        sources = Sources(settings.decode.max_bytes)
+        sources = Sources(
+            settings.decode.max_bytes,
+            timeout_s=settings.source.timeout_s,
+            allowed_prefixes=settings.source.allowed_prefixes,
+        )
         create_topics(settings.kafka)
         worker = Worker(
             consumer=make_consumer(settings.kafka),

@@ -58,6 +58,16 @@ class TritonSettings(Group):
     segmenter: str = "tumor_segmentation"
 
 
+class SourceSettings(Group):
+    """Where scans that come by reference may lie."""
+
+    allowed_prefixes: tuple[str, ...] = Field(
+        ("file:///", "s3://", "gs://", "az://"),
+        description="only what lies below one of these is read, such as file:///data/scans or s3://bucket/folder",
+    )
+    timeout_s: float = Field(30.0, gt=0, description="for one file or object")
+
+
 class StoreSettings(Group):
     """Where masks go: file:///dir, s3://bucket/prefix, gs://…, az://… or redis://host/db?ttl=seconds."""
 
@@ -128,6 +138,7 @@ class Settings(BaseSettings):
 
     kafka: KafkaSettings = KafkaSettings()
     triton: TritonSettings = TritonSettings()
+    source: SourceSettings = SourceSettings()
     store: StoreSettings = StoreSettings()
     decode: DecodeSettings = DecodeSettings()
     policy: PolicySettings = PolicySettings()

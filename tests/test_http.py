@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+
+from workers.http import HUNG_AFTER_S, HealthServer
+from workers.metrics import Metrics
+
+
+def get(server: HealthServer, path: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=5) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as problem:
+        return problem.code, problem.read()
+
+
+def test_metrics_and_health_are_served() -> None:
+    metrics, missing = Metrics(), ["triton"]
+    metrics.scans.labels("segmented").inc(3)
+    server = HealthServer(
+        "127.0.0.1", 0, registry=metrics.registry, turned_at=time.monotonic, not_ready=lambda: missing
+    )
+    with server:
+        assert b'mristream_scans_total{status="segmented"} 3.0' in get(server, "/metrics")[1]
+        assert get(server, "/healthz")[0] == 200
+        status, body = get(server, "/readyz")
+        assert (status, json.loads(body)) == (503, {"ready": False, "waiting_for": ["triton"]})
+        missing.clear()
+        assert get(server, "/readyz")[0] == 200
+        assert get(server, "/other")[0] == 404
+
+
+def test_a_loop_that_hangs_is_not_alive() -> None:
+    stuck = time.monotonic() - HUNG_AFTER_S - 1
+    server = HealthServer("127.0.0.1", 0, registry=Metrics().registry, turned_at=lambda: stuck, not_ready=list)
+    with server:
+        assert get(server, "/healthz")[0] == 503

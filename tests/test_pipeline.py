@@ -1,0 +1,187 @@
+"""The steps of one batch, with stand-ins for what is outside the process, since these tests are about its faults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.conftest import scan_message
+from workers.decoding import DecodedScan
+from workers.decoding.fit import fit
+from workers.errors import Reason, ScanRejected, Unavailable
+from workers.inference import Segmentation, ServedModels
+from workers.messages import REFERENCE_CONTENT_TYPE, Flag, ModelVersion, Reference, Status
+from workers.metrics import Metrics
+from workers.pipeline import Pipeline
+from workers.retry import GaveUp, Patience
+from workers.settings import PolicySettings
+
+SERVED = ServedModels((ModelVersion(name="brain_mri_classifier", version="1", sha256="a" * 64),), 0.4)
+BRAIN = [0.9, 0.0, 0.0, 0.1, 0.0]
+CAT = [0.0, 0.0, 0.0, 0.1, 0.9]
+
+
+class Decoder:
+    """A scan's value is its text: `bad` can't be read, `WxH` is an image of that size."""
+
+    def decode(self, data: bytes, content_type: str | None = None) -> DecodedScan:
+        if data == b"bad":
+            raise ScanRejected(Reason.DAMAGED, "it is bad")
+        width, height = map(int, data.split(b"x"))
+        pixels, placement = fit(np.full((height, width), 9, np.uint8))
+        return DecodedScan(pixels, placement, (0.5, 0.5))
+
+
+@dataclass
+class Models:
+    """Answers with `probabilities`, and a mask of the upper half; raises `outages` first."""
+
+    probabilities: list[float] = field(default_factory=lambda: BRAIN)
+    outages: list[Exception] = field(default_factory=list)
+    segmented: int = 0
+
+    def served(self) -> ServedModels:
+        return SERVED
+
+    def classify(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if self.outages:
+            raise self.outages.pop()
+        return np.array([self.probabilities] * len(images), np.float32)
+
+    def segment(self, images: NDArray[np.uint8]) -> Segmentation:
+        self.segmented += len(images)
+        masks = np.zeros(images.shape, np.bool_)
+        masks[:, :128] = True
+        return Segmentation(masks, np.ones(len(images), np.float32))
+
+
+class Store:
+    def __init__(self) -> None:
+        self.masks: dict[str, bytes] = {}
+
+    def put_many(self, masks: Sequence[tuple[str, bytes]]) -> list[str]:
+        self.masks.update(masks)
+        return [f"file:///{key}" for key, _ in masks]
+
+
+class Sources:
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self._files = files
+
+    def read(self, reference: Reference) -> bytes:
+        if reference.uri not in self._files:
+            raise ScanRejected(Reason.NOT_FOUND, "not there")
+        return self._files[reference.uri]
+
+
+@pytest.fixture
+def make() -> Callable[..., Pipeline]:
+    def build(models: Models, store: Store | None = None, patience: Patience | None = None, **policy: Any) -> Pipeline:
+        metrics = Metrics()
+        stand_ins: dict[str, Any] = {
+            "sources": Sources({"s3://b/a.png": b"256x256"}),
+            "decoder": Decoder(),
+            "models": models,
+            "store": store or Store(),
+        }
+        patience = patience or Patience(metrics, print)
+        return Pipeline(**stand_ins, policy=PolicySettings(**policy), patience=patience, metrics=metrics)
+
+    return build
+
+
+def test_a_brain_gets_a_mask_of_its_own_size_that_is_stored_before_the_result(make: Callable[..., Pipeline]) -> None:
+    store = Store()
+
+    (outcome,) = make(Models(), store).process([scan_message(0, value=b"512x300", ce_id="s", ce_source="file:///s")])
+
+    result = outcome.result
+    assert (result.scan_id, result.source, result.status, result.tumor_type) == ("s", "file:///s", "segmented", "glioma")
+    assert result.mask is not None
+    assert (result.mask.height, result.mask.width) == (300, 512)
+    assert result.mask.area_mm2 == result.mask.tumor_pixels * 0.25
+    (png,) = store.masks.values()
+    assert np.count_nonzero(cv2.imdecode(np.frombuffer(png, np.uint8), 0)) == result.mask.tumor_pixels
+    assert set(result.timing_ms) == {"read", "decode", "classify", "segment", "store", "end_to_end"}
+
+
+def test_one_bad_scan_in_a_batch_costs_only_itself(make: Callable[..., Pipeline]) -> None:
+    messages = [scan_message(n, value=value) for n, value in enumerate((b"256x256", b"bad", None, b"64x64"))]
+
+    outcomes = make(Models()).process(messages)
+
+    assert [o.result.status for o in outcomes] == ["segmented", "rejected", "rejected", "segmented"]
+    assert [o.message for o in outcomes] == messages
+    bad, empty = outcomes[1], outcomes[2]
+    assert bad.result.reason is not None
+    assert (bad.result.reason.code, bad.result.reason.step) == (Reason.DAMAGED, "decode")
+    assert bad.dead_letter is not None
+    assert bad.dead_letter.offset == 1
+    assert empty.result.reason is not None
+    assert empty.result.reason.code == Reason.EMPTY
+
+
+def test_only_a_brain_is_segmented(make: Callable[..., Pipeline]) -> None:
+    models, store = Models(probabilities=CAT), Store()
+
+    (outcome,) = make(models, store).process([scan_message(0, value=b"256x256")])
+
+    assert outcome.result.status is Status.NOT_BRAIN_MRI
+    assert outcome.result.mask is None
+    assert models.segmented == 0
+    assert store.masks == {}
+
+
+def test_a_tumour_that_only_one_model_sees_is_flagged(make: Callable[..., Pipeline]) -> None:
+    (outcome,) = make(Models(probabilities=[0, 0, 0, 1.0, 0])).process([scan_message(0, value=b"256x256")])
+
+    assert outcome.result.flags == [Flag.CLASSIFIER_MASK_DISAGREE]
+
+
+def test_references_are_read_and_missing_ones_rejected(make: Callable[..., Pipeline]) -> None:
+    values = [json.dumps({"uri": uri}).encode() for uri in ("s3://b/a.png", "s3://b/gone.png")]
+    messages = [scan_message(n, value=v, _content_type=REFERENCE_CONTENT_TYPE) for n, v in enumerate(values)]
+
+    outcomes = make(Models()).process(messages)
+
+    assert [o.result.status for o in outcomes] == ["segmented", "rejected"]
+    assert outcomes[1].result.reason is not None
+    assert outcomes[1].result.reason.step == "read"
+
+
+def test_an_outage_is_waited_out(make: Callable[..., Pipeline]) -> None:
+    models = Models(outages=[Unavailable("triton", "queue full"), Unavailable("triton", "gone")])
+
+    (outcome,) = make(models).process([scan_message(0, value=b"256x256")])
+
+    assert outcome.result.status is Status.SEGMENTED
+    assert models.outages == []
+
+
+def test_a_worker_that_stops_gives_the_batch_up_instead_of_waiting_for_ever(make: Callable[..., Pipeline]) -> None:
+    patience = Patience(Metrics(), print)
+    patience.stop()
+
+    with pytest.raises(GaveUp):
+        make(Models(outages=[Unavailable("triton", "gone")]), patience=patience).process([scan_message(0, value=b"9x9")])
+
+
+def test_our_own_mistakes_are_not_taken_for_bad_scans(make: Callable[..., Pipeline]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        make(Models(outages=[ZeroDivisionError()])).process([scan_message(0, value=b"256x256")])
+
+
+def test_a_sure_classifier_spares_the_unet_only_under_that_policy(make: Callable[..., Pipeline]) -> None:
+    models = Models(probabilities=[0, 0, 0, 1.0, 0])
+
+    (outcome,) = make(models, segment_when="tumor_suspected").process([scan_message(0, value=b"256x256")])
+
+    assert outcome.result.status is Status.NO_TUMOR
+    assert models.segmented == 0

@@ -1,0 +1,87 @@
+"""Clients of object storage, Amazon S3 and what speaks its protocol, Google Cloud Storage and Azure, and their errors.
+
+Endpoint and credentials come from each cloud's usual environment variables: AWS_ENDPOINT_URL, AWS_REGION,
+AWS_ACCESS_KEY_ID…, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME…, or from the machine's own identity.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import ObjectStore, from_url
+
+from workers.errors import UserError
+
+BUCKET_SCHEMES = ("s3", "gs", "az")
+# What obstore raises for whatever goes wrong outside this process; a missing object is a FileNotFoundError.
+BUCKET_ERRORS = (BaseError, OSError)
+# A retry or two smooth over a dropped connection. Outages are waited for further up, with longer delays.
+_RETRIES = 2
+_CONNECT_TIMEOUT_S = 5.0
+_BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
+_MISSING_BUCKET_CODES = ("NoSuchBucket", "ContainerNotFound")
+_DENIED_CODES = ("AccessDenied", "AuthorizationPermissionMismatch", "AuthorizationFailure")
+
+
+def open_bucket(scheme: str, bucket: str, timeout_s: float) -> ObjectStore:
+    """Client of one bucket (Azure: container), thread-safe; nothing is asked of the server yet.
+
+    A call answers or fails within about `timeout_s`. Raises UserError for a name that can't be one, or where the
+    environment does not say enough. Never `repr` the client: Azure's panics (obstore 0.12).
+    """
+    if scheme not in BUCKET_SCHEMES or not _BUCKET_NAME.fullmatch(bucket):
+        raise UserError(f"{scheme}://{bucket} does not name a bucket")
+    # One attempt may take half of the time, and none begins after that half is over.
+    half = timedelta(seconds=timeout_s / 2)
+    try:
+        return from_url(
+            f"{scheme}://{bucket}",
+            client_options={
+                "timeout": half,
+                "connect_timeout": min(half, timedelta(seconds=_CONNECT_TIMEOUT_S)),
+                # Only an endpoint that the operator wrote with http:// is asked without TLS.
+                "allow_http": True,
+            },
+            retry_config={"max_retries": _RETRIES, "retry_timeout": half},
+        )
+    except (BaseError, ValueError) as error:
+        raise UserError(f"{scheme}://{bucket} can't be used: {_detail(error)}. {_ADVICE}") from error
+
+
+def bucket_is_missing(error: Exception) -> bool:
+    """Whether the bucket itself, and not an object in it, does not exist."""
+    return isinstance(error, FileNotFoundError) and _code(error) in _MISSING_BUCKET_CODES
+
+
+def access_is_denied(error: Exception) -> bool:
+    """Whether our credentials were accepted, and lack the right to do this."""
+    return isinstance(error, PermissionDeniedError) and _code(error) in _DENIED_CODES
+
+
+def explain(error: Exception) -> str:
+    """What went wrong and what to check, without object names, keys and tokens: fit for logs."""
+    if bucket_is_missing(error):
+        return "the bucket does not exist: create it, or correct its name or the endpoint"
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return f"access is denied ({_code(error) or 'no reason given'}): check the credentials and what they allow"
+    return f"{_detail(error)}. {_ADVICE}"
+
+
+_ADVICE = "Check the endpoint, the region and the credentials in the environment (AWS_*, GOOGLE_*, AZURE_*)"
+
+
+def _code(error: Exception) -> str:
+    match = re.search(r"<Code>(\w+)</Code>", str(error))
+    return match.group(1) if match else ""
+
+
+def _detail(error: Exception) -> str:
+    # obstore's first line says it all, after the object's name; a debugging dump follows.
+    line = str(error).partition("\n")[0].partition(": <")[0]
+    line = line[max(0, line.find("Error performing")) :]
+    # Paths may name a patient's file, queries may carry a signature.
+    line = re.sub(r"(https?://[^/\s]+)\S*", r"\1", line)
+    code = _code(error)
+    return (f"{line} ({code})" if code else line)[:300]
