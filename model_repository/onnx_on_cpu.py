@@ -17,7 +17,7 @@ class TritonPythonModel:
         """Load the version's ONNX file. Raises TritonModelException naming the file if it can't be loaded."""
         path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
         try:
-            self.model = _load(path)
+            self.model = load(path)
         except Exception as error:
             raise pb_utils.TritonModelException(f"{path} can't be loaded: {error}") from error
 
@@ -32,7 +32,8 @@ class TritonPythonModel:
         ]
 
 
-def _load(path):
+def load(path):
+    """The model in `path`, with `infer(images)`, `input_name` and `output_name`."""
     try:
         import openvino
     except ImportError:

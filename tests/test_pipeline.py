@@ -103,7 +103,12 @@ def test_a_brain_gets_a_mask_of_its_own_size_that_is_stored_before_the_result(ma
     (outcome,) = make(Models(), store).process([scan_message(0, value=b"512x300", ce_id="s", ce_source="file:///s")])
 
     result = outcome.result
-    assert (result.scan_id, result.source, result.status, result.tumor_type) == ("s", "file:///s", "segmented", "glioma")
+    assert (result.scan_id, result.source, result.status, result.tumor_type) == (
+        "s",
+        "file:///s",
+        "segmented",
+        "glioma",
+    )
     assert result.mask is not None
     assert (result.mask.height, result.mask.width) == (300, 512)
     assert result.mask.area_mm2 == result.mask.tumor_pixels * 0.25
@@ -170,7 +175,9 @@ def test_a_worker_that_stops_gives_the_batch_up_instead_of_waiting_for_ever(make
     patience.stop()
 
     with pytest.raises(GaveUp):
-        make(Models(outages=[Unavailable("triton", "gone")]), patience=patience).process([scan_message(0, value=b"9x9")])
+        make(Models(outages=[Unavailable("triton", "gone")]), patience=patience).process(
+            [scan_message(0, value=b"9x9")]
+        )
 
 
 def test_our_own_mistakes_are_not_taken_for_bad_scans(make: Callable[..., Pipeline]) -> None:

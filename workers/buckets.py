@@ -32,7 +32,8 @@ def open_bucket(scheme: str, bucket: str, timeout_s: float) -> ObjectStore:
     environment does not say enough. Never `repr` the client: Azure's panics (obstore 0.12).
     """
     if scheme not in BUCKET_SCHEMES or not _BUCKET_NAME.fullmatch(bucket):
-        raise UserError(f"{scheme}://{bucket} does not name a bucket")
+        # Not repeated: people write credentials there.
+        raise UserError(f"after {scheme}:// stands the name of a bucket alone, without user, host or port")
     # One attempt may take half of the time, and none begins after that half is over.
     half = timedelta(seconds=timeout_s / 2)
     try:

@@ -7,14 +7,21 @@ Read from, in rising order of precedence: defaults, the YAML file that MRISTREAM
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from yaml import YAMLError
+
 from workers.errors import UserError
 
 MIB = 1024 * 1024
+CONFIG_VARIABLE = "MRISTREAM_CONFIG"
+_PREFIX = "MRISTREAM_"
+# Read elsewhere, before there are settings: where the local servers' downloads come from and stay.
+_OTHER_VARIABLES = {CONFIG_VARIABLE, "MRISTREAM_CACHE", "MRISTREAM_MAVEN"}
 
 
 class Group(BaseModel):
@@ -26,15 +33,15 @@ class Group(BaseModel):
 class KafkaSettings(Group):
     """Where scans come from and results go to."""
 
-    bootstrap_servers: str = "127.0.0.1:9092"
-    scans_topic: str = "scans"
-    results_topic: str = "results"
-    dead_topic: str = "scans.dead"
+    bootstrap_servers: str = Field("127.0.0.1:9092", description="brokers to ask first, host:port, comma-separated")
+    scans_topic: str = Field("scans", description="where scans come from")
+    results_topic: str = Field("results", description="where each scan's one final result goes")
+    dead_topic: str = Field("scans.dead", description="where rejected scans go, as they came")
     partitions: int = Field(6, gt=0, description="of topics that mristream creates itself")
     max_inline_bytes: int = Field(
         MIB, gt=0, le=32 * MIB, description="`submit` sends larger files by reference instead of inside the message"
     )
-    group_id: str = "mristream"
+    group_id: str = Field("mristream", description="workers with the same group share the scans")
     group_protocol: Literal["consumer", "classic"] = Field(
         "consumer", description="`consumer` is KIP-848 (broker 4.0 and later), `classic` the older protocol"
     )
@@ -54,8 +61,8 @@ class TritonSettings(Group):
 
     url: str = Field("127.0.0.1:8001", description="gRPC address, host:port")
     timeout_s: float = Field(60.0, gt=0, description="for one batch")
-    classifier: str = "brain_mri_classifier"
-    segmenter: str = "tumor_segmentation"
+    classifier: str = Field("brain_mri_classifier", description="model that names the class")
+    segmenter: str = Field("tumor_segmentation", description="ensemble that outlines the tumour")
 
 
 class SourceSettings(Group):
@@ -71,7 +78,7 @@ class SourceSettings(Group):
 class StoreSettings(Group):
     """Where masks go: file:///dir, s3://bucket/prefix, gs://…, az://… or redis://host/db?ttl=seconds."""
 
-    uri: str = "file:///tmp/mristream/masks"
+    uri: str = Field("file:///tmp/mristream/masks", description="address of the store")
     timeout_s: float = Field(30.0, gt=0, description="for one mask or one object")
 
 
@@ -97,7 +104,9 @@ class PolicySettings(Group):
         le=1,
         description="`uncertain` between this probability of `not_brain_mri` and `not_brain_from`; equal values: never",
     )
-    segment_when: Literal["valid_brain_mri", "tumor_suspected"] = "valid_brain_mri"
+    segment_when: Literal["valid_brain_mri", "tumor_suspected"] = Field(
+        "valid_brain_mri", description="`tumor_suspected` spares the U-Net where the classifier is sure of no tumour"
+    )
     no_tumor_from: float = Field(
         0.95,
         ge=0,
@@ -110,7 +119,7 @@ class WorkerSettings(Group):
     """How much a worker takes on at a time."""
 
     batch_scans: int = Field(16, gt=0, description="most scans in one batch")
-    batches_in_flight: int = Field(3, gt=0)
+    batches_in_flight: int = Field(3, gt=0, description="batches being worked on at once")
     bytes_in_flight: int = Field(256 * MIB, gt=0, description="most message bytes being worked on")
     checkpoint_interval_s: float = Field(
         # Half of what a radiologist notices, and long enough that a commit costs under 1 % of a batch.
@@ -120,18 +129,21 @@ class WorkerSettings(Group):
     )
     checkpoint_scans: int = Field(64, gt=0, description="publish as soon as this many scans have finished")
     drain_timeout_s: float = Field(25.0, gt=0, description="after SIGTERM; below Kubernetes' grace period of 30 s")
-    http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside the pod
+    http_host: str = Field(
+        "0.0.0.0",  # noqa: S104 - probes and Prometheus come from outside the pod
+        description="address to serve metrics and health on",
+    )
     http_port: int = Field(8080, ge=0, le=65535, description="metrics and health; 0 takes a free port")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what is worth a line")
 
 
 class Settings(BaseSettings):
     """All settings."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MRISTREAM_",
+        env_prefix=_PREFIX,
         env_nested_delimiter="__",
-        extra="ignore",
+        extra="forbid",
         frozen=True,
         nested_model_default_partial_update=True,
     )
@@ -154,17 +166,29 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments over environment over YAML file."""
-        config = os.environ.get("MRISTREAM_CONFIG")
+        config = os.environ.get(CONFIG_VARIABLE)
         yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=config),) if config else ()
         return init_settings, env_settings, *yaml
 
 
 def load_settings(**overrides: object) -> Settings:
     """Settings from file, environment and `overrides` (a dict for each group). Raises UserError naming the setting."""
+    _refuse_unknown_variables()
+    config = os.environ.get(CONFIG_VARIABLE)
+    if config and not Path(config).is_file():
+        raise UserError(f"{CONFIG_VARIABLE} names {config}, which is not a file")
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise UserError(f"bad setting: {problems}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, YAMLError) as error:
         raise UserError(f"the settings can't be read: {error}") from error
+
+
+def _refuse_unknown_variables() -> None:
+    """A misspelt group in a variable's name would otherwise be passed over in silence."""
+    groups = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    for name in os.environ:
+        if name.upper().startswith(_PREFIX) and name.upper().split("__")[0] not in groups | _OTHER_VARIABLES:
+            raise UserError(f"{name} is no setting: known groups are {', '.join(sorted(groups))}")

@@ -1,1 +1,10 @@
-"""Bytes in, pixels out: one module for each family of file formats."""
+"""Bytes in, pixels out: one module for each family of file formats.
+
+`decoder` chooses; `image` reads JPEG and PNG; `dicom` reads DICOM, in a `child` of the `pool`; `scan`, `intensity` and
+`fit` bring what they read to the models' size and scale.
+"""
+
+from workers.decoding.decoder import Decoder
+from workers.decoding.scan import DecodedScan
+
+__all__ = ["DecodedScan", "Decoder"]

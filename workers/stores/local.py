@@ -27,8 +27,8 @@ _ADVICE = {
     errno.EDQUOT: "raise the quota or free some space there",
     errno.EFBIG: "the limit on file sizes (ulimit -f) is too low",
     errno.EROFS: "the disk is mounted read-only, perhaps after an error",
-    errno.EACCES: f"user {os.geteuid()} needs the right to write there",
-    errno.EPERM: f"user {os.geteuid()} needs the right to write there",
+    errno.EACCES: "user {user} needs the right to write there",
+    errno.EPERM: "user {user} needs the right to write there",
     errno.ENOENT: "the directory is gone: is the disk still mounted?",
     errno.ENOTDIR: "the directory is gone: is the disk still mounted?",
 }
@@ -137,4 +137,4 @@ def _sync_directory(folder: Path) -> None:
 def _explain(error: OSError) -> str:
     reason = error.strerror or str(error)
     advice = _ADVICE.get(error.errno or 0)
-    return f"{reason}: {advice}" if advice else reason
+    return f"{reason}: {advice.format(user=os.geteuid())}" if advice else reason

@@ -36,7 +36,8 @@ class ObjectStorageStore(MaskStore):
         prefix = prefix.strip("/")
         if prefix and not _PREFIX.fullmatch(prefix):
             raise UserError(
-                f"{uri!r}: the part after the bucket is made of letters, digits, '.', '_', '=', '-' and single '/'"
+                "the store's address is like s3://bucket/prefix, where the prefix is made of letters, digits, "
+                "'.', '_', '=', '-' and single '/', and no part of it begins with '.'"
             )
         return cls(scheme.lower(), bucket, prefix, timeout_s)
 

@@ -1,0 +1,45 @@
+"""Where downloads live between runs: each folder is made once, whole, and by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """`MRISTREAM_CACHE`, else `mristream` in the user's cache folder (XDG_CACHE_HOME or ~/.cache)."""
+    if chosen := os.environ.get("MRISTREAM_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mristream"
+
+
+def cached(name: str, make: Callable[[Path], None]) -> Path:
+    """The cache's folder `name`; if it isn't there, `make` fills an empty folder, which then takes that name.
+
+    A folder that is there is complete, even if a process was killed while it made one. Others wait for the first.
+    Whatever `make` raises is passed on, and nothing is kept.
+    """
+    folder = cache_folder() / name
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        # Freed by the kernel when this process ends, however it ends.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder
+        for abandoned in folder.parent.glob(f"{folder.name}.new-*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
+        try:
+            make(fresh)
+            fresh.chmod(0o755)
+            fresh.rename(folder)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+    return folder

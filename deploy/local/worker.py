@@ -1,0 +1,57 @@
+"""A worker as a child process, run as a pod would run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from deploy.local.server import Server, ServerError, free_port
+from workers.settings import Settings
+
+
+class WorkerProcess(Server):
+    """`mristream worker` as a child process, with the given settings."""
+
+    name = "worker"
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        super().__init__(folder)
+        self._settings = settings
+        self._http_port = 0
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def wait(self, timeout_s: float) -> int:
+        """Exit status once it has ended; negative for a signal. Raises subprocess.TimeoutExpired."""
+        if self._process is None:
+            raise ServerError(f"{self.name} is not running")
+        return self._process.wait(timeout_s)
+
+    def url(self, page: str) -> str:
+        """Address of one of its pages, such as `/metrics`."""
+        return f"http://127.0.0.1:{self._http_port}{page}"
+
+    def prepare(self) -> list[str]:
+        """A free port for metrics and health, and the command."""
+        self._http_port = free_port()
+        return [sys.executable, "-m", "workers.cli", "worker"]
+
+    def environment(self) -> dict[str, str]:
+        """The settings as environment variables, as in a pod."""
+        groups = self._settings.model_dump(mode="json")
+        groups["worker"] |= {"http_host": "127.0.0.1", "http_port": self._http_port}
+        return os.environ | {f"MRISTREAM_{name.upper()}": json.dumps(group) for name, group in groups.items()}
+
+    def ready(self) -> bool:
+        """Whether it has partitions and its models answer."""
+        try:
+            with urllib.request.urlopen(self.url("/readyz"), timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False

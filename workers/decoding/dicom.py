@@ -1,0 +1,199 @@
+"""Single-frame DICOM of every transfer syntax that holds still images.
+
+Imported in child processes only: the decoders behind it are native code that can abort on hostile files.
+"""
+
+from __future__ import annotations
+
+import math
+from io import BytesIO
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, config, dcmread
+from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from workers.decoding.formats import unsupported
+from workers.decoding.scan import DecodedScan, check_size, luma, scan_of
+from workers.errors import Reason, ScanRejected
+
+# One decoder for each transfer syntax, never a second try with another: GDCM, which can abort the process, sees only
+# what nothing else here reads. "" is pydicom itself.
+DECODERS = {
+    ImplicitVRLittleEndian: "",
+    ExplicitVRLittleEndian: "",
+    ExplicitVRBigEndian: "",
+    DeflatedExplicitVRLittleEndian: "",
+    RLELossless: "pylibjpeg",
+    JPEGBaseline8Bit: "pillow",
+    JPEGExtended12Bit: "pillow",
+    JPEGLossless: "gdcm",
+    JPEGLosslessSV1: "gdcm",
+    JPEGLSLossless: "pyjpegls",
+    JPEGLSNearLossless: "pyjpegls",
+    JPEG2000: "pylibjpeg",
+    JPEG2000Lossless: "pylibjpeg",
+    HTJ2K: "pylibjpeg",
+    HTJ2KLossless: "pylibjpeg",
+    HTJ2KLosslessRPCL: "pylibjpeg",
+}
+PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+# Nothing else is read: neither names and dates, nor megabytes of private data.
+TAGS = [
+    *PIXEL_DATA,
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "PixelRepresentation",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "RescaleSlope",
+    "PixelSpacing",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData",
+    "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData",
+    "PaletteColorLookupTableUID",
+]
+# Distance of pixels beyond which a header is wrong: a head of 256 mm would be five pixels wide.
+MAX_SPACING_MM = 50.0
+
+# Real files bend the rules for values that don't concern us.
+config.settings.reading_validation_mode = config.IGNORE
+
+
+def decode_dicom(data: bytes, max_pixels: int) -> DecodedScan:
+    """Decode a DICOM object with one frame, whatever it shows: the classifier judges that.
+
+    Rescale slope and intercept need no step of their own: exposure undoes any linear map, except for its sign.
+    Raises ScanRejected for objects that are damaged, too large, have several frames or no pixels.
+    """
+    dataset = _read(data)
+    syntax = _transfer_syntax(dataset)
+    try:
+        _check(dataset, max_pixels)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise _damaged("its image description can't be read") from error
+    try:
+        values = _pixels(dataset, syntax)
+        inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+        exposed = values.dtype == np.uint8 and dataset.get("BitsStored", 8) == 8
+    except (MemoryError, ScanRejected):
+        raise
+    except Exception as error:  # decoders raise whatever they like
+        raise _damaged("its pixel data are incomplete, or contradict its header") from error
+    if _slope(dataset) < 0:
+        inverted = not inverted
+    return scan_of(values, exposed=exposed, inverted=inverted, spacing_mm=_spacing_mm(dataset))
+
+
+def _read(data: bytes) -> Dataset:
+    try:
+        dataset = dcmread(BytesIO(data), force=True, specific_tags=cast(Any, TAGS))
+        has_pixels, has_size = any(name in dataset for name in PIXEL_DATA), "Rows" in dataset
+    except MemoryError:
+        raise
+    except Exception as error:  # pydicom raises AttributeError, ValueError, TypeError and more on a damaged header
+        raise _damaged("its header can't be read") from error
+    if has_pixels:
+        return dataset
+    if has_size:
+        raise _damaged("it describes an image, but ends before the pixel data")
+    raise ScanRejected(
+        Reason.NO_PIXEL_DATA,
+        "the DICOM object has no pixel data: it is no image (but a plan, a report, …) or cut short",
+    )
+
+
+def _transfer_syntax(dataset: Dataset) -> str:
+    syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+    if syntax is None:  # a bare data set; pydicom found out how to read it
+        implicit, little = dataset.original_encoding
+        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = syntax
+    if syntax not in DECODERS:
+        raise unsupported(
+            "a DICOM object compressed in a way (transfer syntax) that is not for still images, or unknown"
+        )
+    return syntax
+
+
+def _check(dataset: Dataset, max_pixels: int) -> None:
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise unsupported(f"a DICOM object with {frames} frames, send each frame as a scan of its own")
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    colors = 3 if dataset.get("PhotometricInterpretation") == "PALETTE COLOR" else samples
+    check_size(int(dataset.Rows), int(dataset.Columns), colors * int(dataset.BitsAllocated) / 8, max_pixels)
+
+
+def _pixels(dataset: Dataset, syntax: str) -> NDArray[Any]:
+    """Gray values [rows, columns] in the machine's byte order."""
+    decoder = get_decoder(syntax)
+    plugin = DECODERS[syntax]  # type: ignore[index]
+    values, properties = decoder.as_array(dataset, view_only=True, decoding_plugin=plugin)  # type: ignore[arg-type]
+    if properties["photometric_interpretation"] == "PALETTE COLOR":
+        values = apply_color_lut(values, dataset)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    return values if values.ndim == 2 else luma(values)
+
+
+def _slope(dataset: Dataset) -> float:
+    try:
+        return float(dataset.get("RescaleSlope") or 1.0)
+    except (TypeError, ValueError):
+        return 1.0
+
+
+def _spacing_mm(dataset: Dataset) -> tuple[float, float] | None:
+    """Pixel Spacing, in an enhanced object from its functional groups.
+
+    Imager Pixel Spacing and Nominal Scanned Pixel Spacing are measured on a detector or a film, not in the patient.
+    """
+    try:
+        groups = (dataset.get("SharedFunctionalGroupsSequence"), dataset.get("PerFrameFunctionalGroupsSequence"))
+        measures = (
+            group[0].PixelMeasuresSequence[0] for group in groups if group and "PixelMeasuresSequence" in group[0]
+        )
+        holder = dataset if "PixelSpacing" in dataset else next(measures)
+        between_rows, between_columns = (float(value) for value in holder.PixelSpacing)
+    except Exception:  # absent, or damaged in one of many ways: unknown either way
+        return None
+    plausible = all(math.isfinite(value) and 0 < value < MAX_SPACING_MM for value in (between_rows, between_columns))
+    return (between_rows, between_columns) if plausible else None
+
+
+def _damaged(what: str) -> ScanRejected:
+    return ScanRejected(Reason.DAMAGED, f"the DICOM file is damaged: {what}; send it again")
