@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
+import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import SCANS, scan_message
-from workers.checkpoint import Outcome, Partition, Progress, ScanMessage, next_offsets
+from workers.checkpoint import Outcome, Partition, Progress, Publisher, ScanMessage, next_offsets
 from workers.messages import ScanResult, Status
+from workers.settings import KafkaSettings
 
 P0, P1 = Partition(SCANS, 0), Partition(SCANS, 1)
 Finished = Callable[[ScanMessage], Outcome]
@@ -85,3 +89,70 @@ def test_in_any_order_of_finishing_each_scan_is_published_once_and_in_order(
     for number in range(3):
         taken = [m.offset for m in messages if m.partition.number == number]
         assert [m.offset for m in published if m.partition.number == number] == taken
+
+
+class FlakyProducer:
+    """A producer whose commits end as told: None for well, or an error; `log` keeps what readers would see."""
+
+    def __init__(self, log: list[str], ends: list[KafkaError | None], *, abort_fails: bool) -> None:
+        self._log, self._ends, self._abort_fails = log, ends, abort_fails
+        self._open: list[str] = []
+
+    def init_transactions(self, timeout: float) -> None:
+        pass
+
+    def begin_transaction(self) -> None:
+        self._open = []
+
+    def produce(self, topic: str, *, value: bytes, **_: object) -> None:
+        self._open.append(ScanResult.model_validate_json(value).scan_id)
+
+    def send_offsets_to_transaction(self, offsets: list[TopicPartition], member: object, timeout: float) -> None:
+        self._offsets = offsets
+
+    def commit_transaction(self, timeout: float) -> None:
+        problem = self._ends.pop(0)
+        if problem is None or problem.code() == KafkaError._TIMED_OUT:
+            # A time-out says nothing of what the broker has done; here it has committed.
+            self._log += self._open
+        if problem is not None:
+            raise KafkaException(problem)
+
+    def abort_transaction(self, timeout: float) -> None:
+        if self._abort_fails:
+            raise KafkaException(KafkaError(KafkaError._STATE))
+
+
+def publisher(log: list[str], ends: list[KafkaError | None], *, abort_fails: bool) -> Publisher:
+    def committed(places: list[TopicPartition]) -> list[TopicPartition]:
+        return [TopicPartition(place.topic, place.partition, len(log)) for place in places]
+
+    def make_producer() -> Any:
+        return FlakyProducer(log, ends, abort_fails=abort_fails)
+
+    return Publisher(KafkaSettings(), make_producer, committed)
+
+
+def test_a_publication_that_was_aborted_is_repeated_as_a_whole(finished: Finished) -> None:
+    log: list[str] = []
+    outcomes = [finished(scan_message(offset)) for offset in (0, 1)]
+    publishing = publisher(log, [KafkaError(KafkaError.INVALID_TXN_STATE), None], abort_fails=False)
+
+    with pytest.raises(KafkaException):
+        publishing.publish(outcomes, object())
+    assert log == []
+    publishing.publish(outcomes, object())
+
+    assert log == ["0-0", "0-1"]
+
+
+def test_a_publication_whose_end_was_not_seen_is_not_doubled(finished: Finished) -> None:
+    log: list[str] = []
+    outcomes = [finished(scan_message(offset)) for offset in (0, 1)]
+    publishing = publisher(log, [KafkaError(KafkaError._TIMED_OUT), None], abort_fails=True)
+
+    with pytest.raises(KafkaException):
+        publishing.publish(outcomes, object())
+    publishing.publish([*outcomes, finished(scan_message(2))], object())
+
+    assert log == ["0-0", "0-1", "0-2"]

@@ -19,27 +19,29 @@ any_text = st.text(st.characters(), max_size=600)
 
 @given(scan_id=any_text, models=any_text)
 def test_a_key_is_short_plain_and_always_the_same(scan_id: str, models: str) -> None:
-    key = mask_key(scan_id, models)
+    key = mask_key(scan_id, "file", models)
 
     assert re.fullmatch(r"[0-9a-f]{12}/[0-9a-f]{64}\.png", key)
-    assert key == mask_key(scan_id, models)
+    assert key == mask_key(scan_id, "file", models)
 
 
-@given(first=st.tuples(any_text, any_text), second=st.tuples(any_text, any_text))
-def test_different_scans_or_models_have_different_keys(first: tuple[str, str], second: tuple[str, str]) -> None:
+@given(first=st.tuples(any_text, any_text, any_text), second=st.tuples(any_text, any_text, any_text))
+def test_different_scans_or_files_or_models_have_different_keys(
+    first: tuple[str, str, str], second: tuple[str, str, str]
+) -> None:
     assert (mask_key(*first) == mask_key(*second)) == (first == second)
 
 
-def test_no_scan_id_runs_into_the_models_digest() -> None:
-    assert mask_key("a", "bc") != mask_key("ab", "c")
-    assert mask_key('a", "b', "c") != mask_key("a", 'b", "c')
+def test_no_part_of_a_key_runs_into_the_next() -> None:
+    assert mask_key("a", "bc", "d") != mask_key("ab", "c", "d")
+    assert mask_key('a", "b', "c", "d") != mask_key("a", 'b", "c', "d")
 
 
 def test_masks_of_one_set_of_models_lie_together() -> None:
-    folders = {mask_key(f"scan {number}", "models")[:12] for number in range(100)}
+    folders = {mask_key(f"scan {number}", "file", "models")[:12] for number in range(100)}
 
     assert len(folders) == 1
-    assert mask_key("scan", "other models")[:12] not in folders
+    assert mask_key("scan", "file", "other models")[:12] not in folders
 
 
 @pytest.mark.parametrize("uri", ["", "masks", "/var/masks", "ftp://host/x", "http://host/x", "file:/x", "s3:bucket"])
@@ -132,7 +134,7 @@ def test_a_file_uri_can_be_turned_back_into_its_path(tmp_path: Path) -> None:
     folder = f"{tmp_path}/ü %41 #?&"
 
     with open_store(Path(folder).as_uri(), 1) as store:
-        [uri] = store.put_many([(mask_key("scan", "models"), b"mask")])
+        [uri] = store.put_many([(mask_key("scan", "file", "models"), b"mask")])
 
     assert Path(unquote(urlparse(uri).path)).read_bytes() == b"mask"
     assert unquote(urlparse(uri).path).startswith(folder)

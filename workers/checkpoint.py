@@ -118,18 +118,24 @@ class Progress:
 
 
 class Publisher:
-    """Publishes finished scans, their dead letters and their offsets in one Kafka transaction."""
+    """Publishes finished scans, their dead letters and their offsets in one Kafka transaction.
 
-    def __init__(self, settings: KafkaSettings, make_producer: Callable[[], Producer]) -> None:
+    `make_producer` must give producers with one and the same transactional id: opening the next one ends whatever
+    transaction the one before has left. `committed` asks the broker for the group's offsets
+    (`Consumer.committed`, of a consumer that reads committed messages only).
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        make_producer: Callable[[], Producer],
+        committed: Callable[[list[TopicPartition]], list[TopicPartition]],
+    ) -> None:
         self._settings = settings
         self._make_producer = make_producer
+        self._committed = committed
         self._producer: Producer | None = None
-
-    def open(self) -> None:
-        """Become the only producer with our transactional id. Raises KafkaException while the broker can't be asked."""
-        producer = self._make_producer()
-        producer.init_transactions(TRANSACTION_CALL_TIMEOUT_S)
-        self._producer = producer
+        self._in_doubt = False
 
     def publish(self, outcomes: Sequence[Outcome], member: GroupMember) -> None:
         """Publish all of it or nothing. Raises KafkaException; the caller tries again with the same outcomes.
@@ -138,10 +144,12 @@ class Publisher:
         this way (KIP-447). One that was thrown out is refused by the broker, and its results are never seen by readers
         of committed messages.
         """
-        if self._producer is None:
-            self.open()
-        producer = self._producer
-        assert producer is not None  # noqa: S101 - for the type checker
+        producer = self._producer or self._open()
+        if self._in_doubt:
+            outcomes = self._not_yet_committed(outcomes)
+            self._in_doubt = False
+        if not outcomes:
+            return
         try:
             # 1. Open a transaction.
             producer.begin_transaction()
@@ -149,12 +157,27 @@ class Publisher:
             for outcome in outcomes:
                 self._produce(producer, outcome)
             # 3. The offset after the last scan of each partition.
-            producer.send_offsets_to_transaction(next_offsets(outcomes), member, TRANSACTION_CALL_TIMEOUT_S)
+            _repeat_while_retriable(
+                lambda: producer.send_offsets_to_transaction(next_offsets(outcomes), member, TRANSACTION_CALL_TIMEOUT_S)
+            )
             # 4. Both become visible at once.
             _repeat_while_retriable(lambda: producer.commit_transaction(TRANSACTION_CALL_TIMEOUT_S))
         except KafkaException as problem:
             self._recover(producer, problem.args[0])
             raise
+
+    def _open(self) -> Producer:
+        """Become the only producer with our transactional id. Raises KafkaException while the broker can't be asked."""
+        producer = self._make_producer()
+        producer.init_transactions(TRANSACTION_CALL_TIMEOUT_S)
+        self._producer = producer
+        return producer
+
+    def _not_yet_committed(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """What is left to publish after a transaction whose end we did not see: it may have been committed."""
+        places = self._committed([TopicPartition(place.topic, place.partition) for place in next_offsets(outcomes)])
+        starts = {Partition(place.topic, place.partition): place.offset for place in places}
+        return [o for o in outcomes if o.message.offset >= starts.get(o.message.partition, 0)]
 
     def close(self) -> None:
         """Let go of the producer. Whatever was not published stays unpublished."""
@@ -177,7 +200,7 @@ class Publisher:
             )
 
     def _recover(self, producer: Producer, error: KafkaError) -> None:
-        """Leave a producer that can begin the next transaction, or none, so that the next call opens a new one."""
+        """Leave a producer that can begin the next transaction; or none, and then it is open how this one ended."""
         if not error.fatal():
             try:
                 producer.abort_transaction(TRANSACTION_CALL_TIMEOUT_S)
@@ -186,6 +209,7 @@ class Publisher:
             else:
                 return
         self._producer = None
+        self._in_doubt = True
 
 
 def next_offsets(outcomes: Sequence[Outcome]) -> list[TopicPartition]:

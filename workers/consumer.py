@@ -296,10 +296,13 @@ class Worker:
         self._lag_at = now
         self._metrics.lag.clear()
         for place in self._consumer.position(self._consumer.assignment()):
-            _, high = self._consumer.get_watermark_offsets(place, cached=True)
-            if place.offset >= 0 and high >= 0:
-                waiting = high - place.offset + self._progress.unpublished([Partition(place.topic, place.partition)])
-                self._metrics.lag.labels(place.topic, place.partition).set(max(0, waiting))
+            low, high = self._consumer.get_watermark_offsets(place, cached=True)
+            # Both are negative until the first answer; the position is, until the first scan.
+            if high >= 0:
+                position = place.offset if place.offset >= 0 else max(low, 0)
+                unpublished = self._progress.unpublished([Partition(place.topic, place.partition)])
+                waiting = max(0, high - position) + unpublished
+                self._metrics.lag.labels(place.topic, place.partition).set(waiting)
 
 
 def _raise_if_fatal(error: KafkaError | None) -> None:

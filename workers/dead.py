@@ -23,7 +23,7 @@ class DeadScan:
     headers: Headers
 
     @property
-    def original_headers(self) -> list[tuple[str, bytes | None]]:
+    def original_headers(self) -> list[tuple[str, str | bytes | None]]:
         """The headers that the sender gave."""
         return [(name, value) for name, value in self.headers if not name.startswith(DEAD_HEADER_PREFIX)]
 

@@ -42,14 +42,18 @@ def make_consumer(settings: KafkaSettings) -> Consumer:
     return Consumer({**config, **settings.client}, logger=log)
 
 
-def make_transactional_producer(settings: KafkaSettings) -> Producer:
-    """The publisher's producer. Its transactional id is unique unless the settings fix one."""
-    unique = f"{settings.group_id}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+def transactional_id(settings: KafkaSettings) -> str:
+    """The id for a worker's life: the one that the settings fix, or a new one."""
+    return settings.transactional_id or f"{settings.group_id}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+
+
+def make_transactional_producer(settings: KafkaSettings, transactional_id: str) -> Producer:
+    """The publisher's producer."""
     timeout_ms = int(settings.transaction_timeout_s * 1000)
     return Producer(
         {
             "bootstrap.servers": settings.bootstrap_servers,
-            "transactional.id": settings.transactional_id or unique,
+            "transactional.id": transactional_id,
             "transaction.timeout.ms": timeout_ms,
             # The client insists that a message's own patience ends before its transaction's.
             "message.timeout.ms": timeout_ms,

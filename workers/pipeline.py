@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Scan:
     message: ScanMessage
     request: ScanRequest | None = None
     file: bytes = b""
+    file_digest: str = ""
     decoded: DecodedScan | None = None
     verdict: ClassVerdict | None = None
     mask: NDArray[np.bool_] | None = None
@@ -52,6 +54,11 @@ class Scan:
     status: Status | None = None
     rejection: RejectReason | None = None
     timing_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def scan_id(self) -> str:
+        """The scan's id, which even a broken message has."""
+        return scan_id_of(self.message.value, self.message.headers)
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -111,6 +118,7 @@ class Pipeline:
             with _Rejecting(scan, "decode"):
                 content_type = scan.request.content_type if scan.request else None
                 scan.decoded = self._decoder.decode(scan.file, content_type)
+                scan.file_digest = hashlib.sha256(scan.file).hexdigest()
             scan.file = b""
 
     def _classify(self, scans: list[Scan]) -> None:
@@ -131,7 +139,7 @@ class Pipeline:
     def _store_masks(self, scans: list[Scan], served: ServedModels) -> None:
         masks = [scan.mask for scan in scans if scan.mask is not None]
         files = [encode_mask(mask) for mask in masks]
-        keys = [mask_key(scan_id_of(scan.message.value, scan.message.headers), served.digest) for scan in scans]
+        keys = [mask_key(scan.scan_id, scan.file_digest, served.digest) for scan in scans]
         uris = self._patience.insist("store", lambda: self._store.put_many(list(zip(keys, files, strict=True))))
         for scan, mask, png, uri in zip(scans, masks, files, uris, strict=True):
             spacing_mm = scan.decoded.spacing_mm if scan.decoded else None
@@ -158,7 +166,7 @@ class Pipeline:
         message, verdict = scan.message, scan.verdict
         scan.timing_ms["end_to_end"] = round(max(0.0, time.time() * 1000 - message.timestamp_ms), 3)
         result = ScanResult(
-            scan_id=scan_id_of(message.value, message.headers),
+            scan_id=scan.scan_id,
             source=scan.request.source if scan.request else "",
             status=scan.status,
             flags=scan.flags,

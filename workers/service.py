@@ -13,7 +13,7 @@ from workers.decoding import Decoder
 from workers.errors import UserError
 from workers.http import HealthServer
 from workers.inference import TritonModels
-from workers.kafka import create_topics, make_consumer, make_transactional_producer
+from workers.kafka import create_topics, make_consumer, make_transactional_producer, transactional_id
 from workers.metrics import Metrics
 from workers.pipeline import Pipeline
 from workers.retry import Patience
@@ -41,9 +41,13 @@ def run_worker(settings: Settings) -> None:
             allowed_prefixes=settings.source.allowed_prefixes,
         )
         create_topics(settings.kafka)
+        consumer = make_consumer(settings.kafka)
+        producer_id = transactional_id(settings.kafka)
         worker = Worker(
-            consumer=make_consumer(settings.kafka),
-            publisher=Publisher(settings.kafka, lambda: make_transactional_producer(settings.kafka)),
+            consumer=consumer,
+            publisher=Publisher(
+                settings.kafka, lambda: make_transactional_producer(settings.kafka, producer_id), consumer.committed
+            ),
             pipeline=Pipeline(
                 sources=sources,
                 decoder=decoder,

@@ -14,9 +14,9 @@ from urllib.parse import unquote, urlparse
 import cv2
 import pytest
 from confluent_kafka import TopicPartition
-
 from deploy.local.stack import Stack
 from deploy.local.triton import Triton
+
 from deploy.local.worker import WorkerProcess
 from tests.integration.conftest import ROOT, SAMPLES, read_all_results
 from workers.dead import read_dead, redrive

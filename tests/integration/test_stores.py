@@ -23,7 +23,7 @@ from workers.stores import mask_key, open_store
 pytest.register_assert_rewrite("tests.integration.store_conformance")
 from tests.integration.store_conformance import MODELS, TIMEOUT_S, StoreConformance  # noqa: E402
 
-BATCH = [(mask_key(f"scan {number}", MODELS), b"mask") for number in range(16)]
+BATCH = [(mask_key(f"scan {number}", "file", MODELS), b"mask") for number in range(16)]
 
 
 def use(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
@@ -144,7 +144,7 @@ class TestS3Faults:
 
 class TestRedisFaults:
     def test_masks_live_as_long_as_the_ttl_says(self, redis: Redis) -> None:
-        key = mask_key("mortal", MODELS)
+        key = mask_key("mortal", "file", MODELS)
         with open_store(redis.uri(ttl_s=1234), TIMEOUT_S) as store:
             [uri] = store.put_many([(key, b"mask")])
 

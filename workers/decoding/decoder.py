@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from workers.decoding.formats import Format, identify
-from workers.decoding.image import ImageSize, decode_jpeg, decode_png, jpeg_size, png_size
+from workers.decoding.image import decode_jpeg, decode_png, jpeg_size, png_size
 from workers.decoding.pool import ChildPool
 from workers.decoding.scan import DecodedScan, check_size
 from workers.errors import Reason, ScanRejected
@@ -58,6 +58,7 @@ class Decoder:
             case _:
                 return self._children.decode(data)
 
-    def _is_small(self, size: ImageSize) -> bool:
-        check_size(size.height, size.width, size.bytes_per_pixel, self._max_pixels)
-        return size.height * size.width <= IN_PROCESS_PIXELS
+    def _is_small(self, size: tuple[int, int]) -> bool:
+        rows, columns = size
+        check_size(rows, columns, self._max_pixels)
+        return rows * columns <= IN_PROCESS_PIXELS

@@ -9,13 +9,16 @@ import math
 from io import BytesIO
 from typing import Any, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, config, dcmread
-from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -33,7 +36,7 @@ from pydicom.uid import (
 )
 
 from workers.decoding.formats import unsupported
-from workers.decoding.scan import DecodedScan, check_size, luma, scan_of
+from workers.decoding.scan import DecodedScan, check_size, scan_of
 from workers.errors import Reason, ScanRejected
 
 # One decoder for each transfer syntax, never a second try with another: GDCM, which can abort the process, sees only
@@ -113,7 +116,7 @@ def decode_dicom(data: bytes, max_pixels: int) -> DecodedScan:
     except (MemoryError, ScanRejected):
         raise
     except Exception as error:  # decoders raise whatever they like
-        raise _damaged("its pixel data are incomplete, or contradict its header") from error
+        raise _damaged("its pixel data are incomplete, contradict its header or need too much memory") from error
     if _slope(dataset) < 0:
         inverted = not inverted
     return scan_of(values, exposed=exposed, inverted=inverted, spacing_mm=_spacing_mm(dataset))
@@ -137,7 +140,7 @@ def _read(data: bytes) -> Dataset:
     )
 
 
-def _transfer_syntax(dataset: Dataset) -> str:
+def _transfer_syntax(dataset: Dataset) -> UID:
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
     if syntax is None:  # a bare data set; pydicom found out how to read it
         implicit, little = dataset.original_encoding
@@ -156,18 +159,24 @@ def _check(dataset: Dataset, max_pixels: int) -> None:
         raise unsupported(f"a DICOM object with {frames} frames, send each frame as a scan of its own")
     samples = int(dataset.get("SamplesPerPixel") or 1)
     colors = 3 if dataset.get("PhotometricInterpretation") == "PALETTE COLOR" else samples
-    check_size(int(dataset.Rows), int(dataset.Columns), colors * int(dataset.BitsAllocated) / 8, max_pixels)
+    bytes_per_pixel = colors * int(dataset.BitsAllocated) / 8
+    check_size(int(dataset.Rows), int(dataset.Columns), max_pixels, bytes_per_pixel=bytes_per_pixel)
 
 
-def _pixels(dataset: Dataset, syntax: str) -> NDArray[Any]:
-    """Gray values [rows, columns] in the machine's byte order."""
-    decoder = get_decoder(syntax)
-    plugin = DECODERS[syntax]  # type: ignore[index]
-    values, properties = decoder.as_array(dataset, view_only=True, decoding_plugin=plugin)  # type: ignore[arg-type]
-    if properties["photometric_interpretation"] == "PALETTE COLOR":
+def _pixels(dataset: Dataset, syntax: UID) -> NDArray[Any]:
+    """Gray values [rows, columns]; colour becomes luma."""
+    options: dict[str, Any] = {"raw": True, "view_only": True, "decoding_plugin": DECODERS[syntax]}
+    values, properties = get_decoder(syntax).as_array(dataset, **options)
+    colors = str(properties["photometric_interpretation"])
+    if colors == "PALETTE COLOR":
         values = apply_color_lut(values, dataset)
+    # The rest is in the machine's byte order, as OpenCV wants it.
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
-    return values if values.ndim == 2 else luma(values)
+    if values.ndim == 2:
+        return values
+    if colors.startswith("YBR"):
+        return values[:, :, 0]  # luma itself
+    return cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)
 
 
 def _slope(dataset: Dataset) -> float:

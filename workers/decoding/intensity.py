@@ -24,7 +24,8 @@ def expose(values: NDArray[Any]) -> NDArray[np.uint8]:
     if low >= high:
         return np.zeros(values.shape, np.uint8)
     scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    exposed: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return exposed
 
 
 def _percentiles(values: NDArray[Any]) -> tuple[float, float]:

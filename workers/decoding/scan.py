@@ -13,7 +13,7 @@ from workers.decoding.fit import Placement, pad, resize
 from workers.decoding.intensity import expose
 from workers.errors import Reason, ScanRejected
 
-# An RGB image with alpha. Pixels of more bytes count for more than one against the limit.
+# RGB with alpha. A pixel of more bytes counts for more than one pixel against the limit.
 BYTES_PER_PIXEL = 4
 # What the resize reads as it is; other types become float32 first.
 RESIZABLE = tuple(map(np.dtype, (np.uint8, np.uint16, np.int16)))
@@ -32,7 +32,7 @@ class DecodedScan:
     spacing_mm: tuple[float, float] | None = None
 
 
-def check_size(rows: int, columns: int, bytes_per_pixel: float, max_pixels: int) -> None:
+def check_size(rows: int, columns: int, max_pixels: int, *, bytes_per_pixel: float = BYTES_PER_PIXEL) -> None:
     """Refuse, by what its header says, an image that would take too much memory. Raises ScanRejected."""
     if rows <= 0 or columns <= 0:
         raise ScanRejected(Reason.DAMAGED, f"the file says that its image has {columns} × {rows} pixels")
@@ -63,8 +63,3 @@ def scan_of(
     if inverted:
         pixels = cv2.bitwise_not(pixels)
     return DecodedScan(pad(pixels, placement), placement, spacing_mm)
-
-
-def luma(pixels: NDArray[Any], *, order: str = "RGB") -> NDArray[Any]:
-    """Gray of a colour image, [height, width, 3] uint8 or uint16, with the weights of JPEG (ITU-R BT.601)."""
-    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY if order == "RGB" else cv2.COLOR_BGR2GRAY)

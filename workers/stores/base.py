@@ -47,16 +47,17 @@ class MaskStore(ABC):
         self.close()
 
 
-def mask_key(scan_id: str, models_digest: str) -> str:
+def mask_key(scan_id: str, file_digest: str, models_digest: str) -> str:
     """Key of a scan's mask: `<what made it, 12 hex digits>/<scan and what made it, 64 hex digits>.png`.
 
-    `models_digest` names the models' weights and the threshold. The same scan by the same models has the same key;
-    any other has another. The scan id itself, which may come from a file's or a person's name, is not in it,
+    `file_digest` is the SHA-256 of the scan's file: two files that were sent under one id don't overwrite each other's
+    masks. `models_digest` names the models' weights and the threshold. The same scan by the same models has the same
+    key; any other has another. The scan id itself, which may come from a file's or a person's name, is not in it,
     and no id, however long or odd, harms a backend. Masks of one set of models lie together.
     """
     made_by = hashlib.sha256(models_digest.encode(errors="surrogatepass")).hexdigest()[:12]
-    # JSON, so that no two pairs of strings run together to the same text.
-    name = hashlib.sha256(json.dumps([scan_id, models_digest]).encode()).hexdigest()
+    # JSON, so that no three strings run together to the same text as three others.
+    name = hashlib.sha256(json.dumps([scan_id, file_digest, models_digest]).encode()).hexdigest()
     return f"{made_by}/{name}.png"
 
 
