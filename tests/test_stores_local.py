@@ -18,7 +18,7 @@ from tests.permissions import ordinary_user
 from workers.errors import Unavailable, UserError
 from workers.stores import MaskStore, mask_key, open_store
 
-BATCH = [(mask_key(f"scan {number}", "models"), b"mask" * 2000) for number in range(16)]
+BATCH = [(mask_key(f"scan {number}", "file", "models"), b"mask" * 2000) for number in range(16)]
 
 
 @pytest.fixture

@@ -17,21 +17,23 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mristream"
 
 
-def cached(name: str, make: Callable[[Path], None]) -> Path:
+def cached(name: str, make: Callable[[Path], None], intact: Callable[[Path], bool] = Path.exists) -> Path:
     """The cache's folder `name`; if it isn't there, `make` fills an empty folder, which then takes that name.
 
     A folder that is there is complete, even if a process was killed while it made one. Others wait for the first.
-    Whatever `make` raises is passed on, and nothing is kept.
+    One that is no longer `intact` is made again. Whatever `make` raises is passed on, and nothing is kept.
     """
     folder = cache_folder() / name
-    if folder.exists():
+    if folder.exists() and intact(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         # Freed by the kernel when this process ends, however it ends.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.exists():
-            return folder
+            if intact(folder):
+                return folder
+            shutil.rmtree(folder)
         for abandoned in folder.parent.glob(f"{folder.name}.new-*"):
             shutil.rmtree(abandoned, ignore_errors=True)
         fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))

@@ -15,7 +15,7 @@ from pathlib import Path
 from jgo.maven import MavenContext
 
 from deploy.local.cache import cached
-from deploy.local.server import ServerError
+from deploy.local.server import Report, ServerError, silent
 
 # Jars are small, so a download is mostly waiting.
 _PARALLEL_DOWNLOADS = 8
@@ -23,14 +23,20 @@ _PARALLEL_DOWNLOADS = 8
 _DOWNLOAD_TIMEOUT_S = 60
 
 
-def classpath(pins: Path) -> str:
+def classpath(pins: Path, report: Report = silent) -> str:
     """Class path of the jars listed in `pins`: lines of `group:artifact:version[:classifier] sha256`, `#` comments.
 
+    Cached jars are verified too, every time (0.1 s for Kafka's 45 MB); a damaged one has all downloaded again.
     Raises ServerError if a jar can't be downloaded or is not the one that was pinned.
     """
     digests = _read(pins)
     list_digest = hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
-    folder = cached(f"jars/{pins.stem}-{list_digest[:16]}", lambda fresh: _download(digests, fresh))
+
+    def download(folder: Path) -> None:
+        report(f"downloading {pins.stem} (once)…")
+        _download(digests, folder)
+
+    folder = cached(f"jars/{pins.stem}-{list_digest[:16]}", download, lambda folder: _intact(folder, digests))
     return ":".join(str(jar) for jar in sorted(folder.rglob("*.jar")))
 
 
@@ -45,6 +51,15 @@ def _download(digests: dict[str, str], folder: Path) -> None:
         list(pool.map(lambda pin: _fetch(context, *pin), digests.items()))
 
 
+def _intact(folder: Path, digests: dict[str, str]) -> bool:
+    return sorted(_sha256(jar) for jar in folder.rglob("*.jar")) == sorted(digests.values())
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 def _fetch(context: MavenContext, coordinate: str, expected: str) -> None:
     try:
         jar = context.create_dependency(coordinate).artifact.resolve()
@@ -54,7 +69,7 @@ def _fetch(context: MavenContext, coordinate: str, expected: str) -> None:
             f"{coordinate} could not be downloaded: {error}. Check the network and the proxy settings, "
             "or set MRISTREAM_MAVEN to the address of a Maven mirror."
         ) from error
-    actual = hashlib.sha256(jar.read_bytes()).hexdigest()
+    actual = _sha256(jar)
     if actual != expected:
         raise ServerError(
             f"{coordinate} is not the jar that was pinned: SHA-256 {actual}, expected {expected}. "
@@ -82,7 +97,7 @@ def _print_pins(coordinate: str) -> None:
             name = f"{artifact.groupId}:{artifact.artifactId}:{artifact.version}"
             if artifact.classifier:
                 name += f":{artifact.classifier}"
-            print(name, hashlib.sha256(artifact.resolve().read_bytes()).hexdigest(), flush=True)
+            print(name, _sha256(artifact.resolve()), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,16 +25,22 @@ START_ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
+Report = Callable[[str], None]
+
 
 class ServerError(RuntimeError):
     """A server did not start, or died: the message names it, says why, and where its log is."""
+
+
+def silent(_: str) -> None:
+    """A report that nobody reads."""
 
 
 class Server(ABC):
     """A server run as a child process in `folder` (data, log and configuration live there).
 
     A subclass says how to start it and how to know that it is ready. Use as a context manager, or start() and stop().
-    The child dies with this process, even if that is killed.
+    The child dies with the thread that started it, even if that is killed with its whole process.
     """
 
     name: str
@@ -42,14 +50,24 @@ class Server(ABC):
         self.folder = folder
         self.log = folder / f"{self.name}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._same_address = False
+        self._attempt = 0
+        self._deadline = 0.0
+        self._log_start = 0
 
     @abstractmethod
     def prepare(self) -> list[str]:
-        """Choose free ports, write the configuration, return the command. Called before every attempt to start."""
+        """Choose free ports, write the configuration, return the command. Called before every attempt to start.
+
+        A server that can be restarted keeps its ports where `_same_address` says so.
+        """
 
     @abstractmethod
     def ready(self) -> bool:
         """Whether it serves: a real request, answered. Called every 100 ms until true; must return within seconds."""
+
+    def provision(self, report: Report = silent) -> None:  # noqa: B027 - most servers need nothing
+        """Download what it needs, once. May take minutes, and may run on another thread than the start."""
 
     def environment(self) -> dict[str, str]:
         """Environment of the child."""
@@ -57,31 +75,44 @@ class Server(ABC):
 
     def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Return when the server is ready. Raises ServerError if it dies or isn't ready in time."""
+        self.provision()
+        start_together([self], timeout_s=timeout_s)
+
+    def restart(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Stop it if it runs, and start it at the same address with the data that it had."""
+        self.stop()
+        self._same_address = True
+        try:
+            self.start(timeout_s)
+        finally:
+            self._same_address = False
+
+    def launch(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Start the process and return at once. `serving` says when it is ready."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1, START_ATTEMPTS + 1):
-            command = self.prepare()
-            with self.log.open("ab") as log:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=self.environment(),
-                    cwd=self.folder,
-                    # A group of its own: Ctrl-C in the terminal reaches us alone, and we stop servers in order.
-                    start_new_session=True,
-                    preexec_fn=_die_with_parent,
-                )
-            try:
-                self._wait_until_ready(timeout_s)
-                return
-            except ServerError:
-                self.stop()
-                if attempt == START_ATTEMPTS or not self._port_was_taken():
-                    raise
-            except BaseException:
-                self.stop()
+        self._attempt = 1
+        self._deadline = time.monotonic() + timeout_s
+        self._spawn()
+
+    def serving(self) -> bool:
+        """Whether a launched server is ready by now; one that found its port taken is launched again with others.
+
+        Raises ServerError if it died or is not ready in time; stop() is then still due.
+        """
+        try:
+            self.check()
+        except ServerError:
+            if self._attempt == START_ATTEMPTS or not self._port_was_taken():
                 raise
+            self.stop()
+            self._attempt += 1
+            self._spawn()
+            return False
+        if self.ready():
+            return True
+        if time.monotonic() > self._deadline:
+            raise self._failed("was not ready in time")
+        return False
 
     def stop(self) -> None:
         """Ask it to stop, then kill it and whatever it started. Safe to call twice."""
@@ -103,7 +134,7 @@ class Server(ABC):
             raise ServerError(f"{self.name} is not running")
         status = self._process.poll()
         if status is not None:
-            raise self._died(f"died with status {status}")
+            raise self._failed(f"died ({_ending(status)})")
 
     @property
     def pid(self) -> int:
@@ -121,43 +152,92 @@ class Server(ABC):
     ) -> None:
         self.stop()
 
-    def _wait_until_ready(self, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not self.ready():
-            self.check()
-            if time.monotonic() > deadline:
-                raise self._died(f"was not ready within {timeout_s:.0f} s")
-            time.sleep(PROBE_INTERVAL_S)
+    def explanation(self, log: str) -> list[str]:
+        """The lines of its log, since the last start, that say why it failed: the last ones, if nothing better is known."""
+        return log.splitlines()[-8:]
 
-    def _died(self, what: str) -> ServerError:
-        return ServerError(f"{self.name} {what}. Its log: {self.log}\n{self._last_lines()}")
+    def _spawn(self) -> None:
+        command = self.prepare()
+        with self.log.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environment(),
+                cwd=self.folder,
+                # A group of its own: Ctrl-C in the terminal reaches us alone, and we stop servers in order.
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
 
-    def _last_lines(self, count: int = 8) -> str:
-        if not self.log.exists():
-            return ""
-        lines = self.log.read_text(errors="replace").splitlines()[-count:]
-        return "\n".join(f"    {line[:300]}" for line in lines)
+    def _failed(self, what: str) -> ServerError:
+        lines = "\n".join(f"    {line[:300]}" for line in self.explanation(self._log_text()))
+        return ServerError(f"{self.name} {what}. Its log: {self.log}\n{lines}")
 
     def _port_was_taken(self) -> bool:
-        tail = self.log.read_text(errors="replace")[-20_000:] if self.log.exists() else ""
-        return any(sign in tail for sign in self.address_in_use)
+        log = self._log_text()
+        return any(sign in log for sign in self.address_in_use)
+
+    def _log_text(self) -> str:
+        """What it has logged since its last start."""
+        if not self.log.exists():
+            return ""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace")
+
+
+def start_together(
+    servers: Sequence[Server], timeout_s: float = START_TIMEOUT_S, on_ready: Callable[[Server], None] | None = None
+) -> None:
+    """Start servers at the same time and return when all are ready; if one fails, or on any exception, stop all.
+
+    They are started and watched by the calling thread alone, as they die with the thread that started them.
+    Raises the first ServerError.
+    """
+    with contextlib.ExitStack() as undo:
+        for server in servers:
+            undo.callback(server.stop)
+            server.launch(timeout_s)
+        waiting = list(servers)
+        while waiting:
+            for server in servers:
+                if server not in waiting:
+                    server.check()
+                elif server.serving():
+                    waiting.remove(server)
+                    if on_ready is not None:
+                        on_ready(server)
+            if waiting:
+                time.sleep(PROBE_INTERVAL_S)
+        undo.pop_all()
 
 
 def free_port() -> int:
     """A TCP port on 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
 
 
-def _die_with_parent() -> None:
-    # Linux kills the child when the thread that started it ends, so a killed or crashed parent leaves nothing behind.
+def free_ports(count: int) -> list[int]:
+    """Different TCP ports on 127.0.0.1 that nothing listens on now."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def die_with_parent() -> None:
+    """Called in a child: Linux kills it when the thread that started it ends, so a killed parent leaves nothing behind."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _ending(status: int) -> str:
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass

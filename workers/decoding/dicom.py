@@ -103,60 +103,54 @@ def decode_dicom(data: bytes, max_pixels: int) -> DecodedScan:
     Rescale slope and intercept need no step of their own: exposure undoes any linear map, except for its sign.
     Raises ScanRejected for objects that are damaged, too large, have several frames or no pixels.
     """
-    dataset = _read(data)
-    syntax = _transfer_syntax(dataset)
     try:
-        _check(dataset, max_pixels)
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise _damaged("its image description can't be read") from error
+        dataset = _read(data)
+        syntax = _transfer_syntax(dataset)
+        _check_size(dataset, max_pixels)
+        inverted = (dataset.PhotometricInterpretation == "MONOCHROME1") != (_slope(dataset) < 0)
+        spacing_mm = _spacing_mm(dataset)
+    except (ScanRejected, MemoryError):
+        raise
+    except Exception as error:  # pydicom raises AttributeError, ValueError, NotImplementedError and more
+        raise _damaged("its header can't be read") from error
     try:
         values = _pixels(dataset, syntax)
-        inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
-        exposed = values.dtype == np.uint8 and dataset.get("BitsStored", 8) == 8
-    except (MemoryError, ScanRejected):
+        exposed = values.dtype == np.uint8 and dataset.BitsStored == 8
+    except (ScanRejected, MemoryError):
         raise
-    except Exception as error:  # decoders raise whatever they like
+    except Exception as error:  # so do the decoders
         raise _damaged("its pixel data are incomplete, contradict its header or need too much memory") from error
-    if _slope(dataset) < 0:
-        inverted = not inverted
-    return scan_of(values, exposed=exposed, inverted=inverted, spacing_mm=_spacing_mm(dataset))
+    return scan_of(values, exposed=exposed, inverted=inverted, spacing_mm=spacing_mm)
 
 
 def _read(data: bytes) -> Dataset:
-    try:
-        dataset = dcmread(BytesIO(data), force=True, specific_tags=cast(Any, TAGS))
-        has_pixels, has_size = any(name in dataset for name in PIXEL_DATA), "Rows" in dataset
-    except MemoryError:
-        raise
-    except Exception as error:  # pydicom raises AttributeError, ValueError, TypeError and more on a damaged header
-        raise _damaged("its header can't be read") from error
-    if has_pixels:
+    dataset = dcmread(BytesIO(data), force=True, specific_tags=cast(Any, TAGS))
+    if any(name in dataset for name in PIXEL_DATA):
         return dataset
-    if has_size:
-        raise _damaged("it describes an image, but ends before the pixel data")
+    if "Rows" in dataset or "Image Storage" in UID(dataset.file_meta.get("MediaStorageSOPClassUID", "")).name:
+        raise _damaged("it ends before its pixel data")
     raise ScanRejected(
         Reason.NO_PIXEL_DATA,
-        "the DICOM object has no pixel data: it is no image (but a plan, a report, …) or cut short",
+        "the DICOM object has no pixel data: it is a plan, a report or the like, not an image",
     )
 
 
 def _transfer_syntax(dataset: Dataset) -> UID:
-    syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
-    if syntax is None:  # a bare data set; pydicom found out how to read it
-        implicit, little = dataset.original_encoding
-        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    syntax: UID | None = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None:  # a bare data set, without the part of the file that says it; pydicom found out
+        syntax = ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian
         dataset.file_meta.TransferSyntaxUID = syntax
     if syntax not in DECODERS:
         raise unsupported(
-            "a DICOM object compressed in a way (transfer syntax) that is not for still images, or unknown"
+            "this is a DICOM object whose transfer syntax (compression) is unknown or not for still images"
         )
     return syntax
 
 
-def _check(dataset: Dataset, max_pixels: int) -> None:
+def _check_size(dataset: Dataset, max_pixels: int) -> None:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
-        raise unsupported(f"a DICOM object with {frames} frames, send each frame as a scan of its own")
+        raise unsupported(f"DICOM with {frames} frames: send each frame as a scan of its own")
     samples = int(dataset.get("SamplesPerPixel") or 1)
     colors = 3 if dataset.get("PhotometricInterpretation") == "PALETTE COLOR" else samples
     bytes_per_pixel = colors * int(dataset.BitsAllocated) / 8

@@ -95,7 +95,7 @@ def _pixel_chunks(data: bytes) -> Iterator[memoryview]:
             raise _png_damaged("it is cut short")
         if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise _png_damaged("a checksum is wrong")
-        kind = view[start + 4 : start + 8]
+        kind = bytes(view[start + 4 : start + 8])
         if kind in PIXEL_CHUNKS:
             yield view[start:end]
         if kind == b"IEND":

@@ -60,10 +60,14 @@ class Section:
 
 
 REVIEW = Section(
-    "review", "For a person to look at", "The classifier and the mask disagree, or the classifier is not sure."
+    "review", "For review", "The classifier and the mask disagree, or the classifier is not sure: a person should look."
 )
 OUTLINED = Section("outlined", "Tumour outlined", "The line runs along the edge of the stored mask.")
-CLEAR = Section("clear", "No tumour outlined", "Brain MRI without a pixel above the threshold.")
+CLEAR = Section(
+    "clear",
+    "No tumour outlined",
+    "Brain MRI whose mask is empty. The peak is the highest tumour probability of any pixel.",
+)
 TURNED_AWAY = Section("turned-away", "Not a brain MRI", "Turned away by the classifier, not segmented.")
 SECTIONS = (OUTLINED, REVIEW, CLEAR, TURNED_AWAY)
 
@@ -166,7 +170,7 @@ def card_of(result: ScanResult, shown: Shown) -> Card:
     return Card(
         name=name_of(result),
         alt=f"Scan {plain(name_of(result))}: {verdict}{', ' if finding else ''}{finding}",
-        jpeg=base64.b64encode(picture.jpeg()).decode() if picture else "",
+        jpeg=base64.b64encode(picture.scan_jpeg()).decode() if picture else "",
         size=picture.size if picture else (1, 1),
         path=picture.svg_path() if picture else "",
         remark=shown.remark,
@@ -217,7 +221,7 @@ def _finding(result: ScanResult) -> str:
     if is_outlined(result):
         area = result.mask.area_mm2
         return f"{result.mask.tumor_pixels:,} pixels" if area is None else f"{area:,.{0 if area >= 10 else 1}f} mm²"
-    peak = "" if result.max_probability is None else f", highest pixel {result.max_probability:.2f}"
+    peak = "" if result.max_probability is None else f", peak {result.max_probability:.2f}"
     return f"empty mask{peak}"
 
 

@@ -42,7 +42,7 @@ class RunFacts:
 def write_report(
     results: Sequence[ScanResult], out: Path, masks: MaskStore, run: RunFacts, limits: DecodeSettings | None = None
 ) -> Path:
-    """Write `out/overlays/*.png`, one for each scan that could be read, and `out/report.html`; return the latter.
+    """Write `out/overlays/*.jpg`, one for each scan that could be read, and `out/report.html`; return the latter.
 
     Scans are read again from where they lie (`source`, local files only) under the same `limits` as a worker has, and
     masks from the store. What isn't there any more is left out of its picture, and the report says so.
@@ -68,11 +68,11 @@ def overlay_names(results: Sequence[ScanResult]) -> list[str]:
     names = []
     for result in results:
         stem = _UNSAFE.sub("_", Path(name_of(result)).stem)[:80].strip("_") or "scan"
-        name = f"{stem}.png"
+        name = f"{stem}.jpg"
         # Some file systems take two names for one that differ in case alone.
         while name.lower() in taken:
             numbers[stem] += 1
-            name = f"{stem}-{numbers[stem] + 1}.png"
+            name = f"{stem}-{numbers[stem] + 1}.jpg"
         taken.add(name.lower())
         names.append(name)
     return names
@@ -109,7 +109,7 @@ class _Artist:
         mask = self._mask(result.mask, scan) if result.mask else None
         outlines = outlines_of(mask, drawing_size(pixels)) if mask is not None else []
         picture = Picture(pixels, outlines)
-        file.write_bytes(picture.png())
+        file.write_bytes(picture.overlay_jpeg())
         lost = result.mask is not None and mask is None
         return Shown(picture, "The mask can't be read: no outline is drawn." if lost else "")
 

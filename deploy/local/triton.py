@@ -1,0 +1,117 @@
+"""A real Triton Inference Server from PyPI, with its python backend."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+
+from deploy.local.server import Report, Server, free_ports, silent
+from deploy.local.triton_environment import triton_environment
+
+_PROBE_TIMEOUT_S = 1.0
+# Requests that are still running when it is asked to stop get this long.
+_EXIT_TIMEOUT_S = 3
+_MODEL_ROW = re.compile(r"^\| *(\S*) *\| *(\S*) *\| (.*?) *\|$")
+
+
+class Triton(Server):
+    """Triton on free ports of 127.0.0.1, with every model of `model_repository`.
+
+    `model_config_name` chooses among the models' configurations (`configs/NAME.pbtxt`); `arguments` are further
+    options of tritonserver. A model that can't be loaded is a ServerError with its reason.
+    """
+
+    name = "triton"
+
+    def __init__(
+        self, folder: Path, model_repository: Path, model_config_name: str = "cpu", *, arguments: Sequence[str] = ()
+    ) -> None:
+        super().__init__(folder)
+        self._model_repository = model_repository.resolve()
+        self._model_config_name = model_config_name
+        self._arguments = tuple(arguments)
+        self._ports: list[int] = []
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port` for gRPC clients."""
+        return f"127.0.0.1:{self._ports[0]}"
+
+    @property
+    def http_url(self) -> str:
+        """Address of the HTTP protocol."""
+        return f"http://127.0.0.1:{self._ports[1]}"
+
+    @property
+    def metrics_url(self) -> str:
+        """What Prometheus scrapes."""
+        return f"http://127.0.0.1:{self._ports[2]}/metrics"
+
+    def provision(self, report: Report = silent) -> None:
+        """Install Triton if the cache hasn't got it."""
+        triton_environment(report)
+
+    def prepare(self) -> list[str]:
+        """Choose ports; the command."""
+        if not self._same_address:
+            self._ports = free_ports(3)
+        grpc, http, metrics = self._ports
+        server = triton_environment().server
+        return [
+            str(server / "bin" / "tritonserver"),
+            f"--model-repository={self._model_repository}",
+            f"--model-config-name={self._model_config_name}",
+            f"--backend-directory={server / 'backends'}",
+            f"--cache-directory={server / 'caches'}",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-port={grpc}",
+            "--http-address=127.0.0.1",
+            f"--http-port={http}",
+            "--metrics-address=127.0.0.1",
+            f"--metrics-port={metrics}",
+            "--allow-gpu-metrics=false",
+            f"--exit-timeout-secs={_EXIT_TIMEOUT_S}",
+            *self._arguments,
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """Ours, but with the models' Python first; nothing is written into the model repository."""
+        environment = triton_environment()
+        return {
+            **os.environ,
+            "PATH": f"{environment.bin}:{os.environ.get('PATH', os.defpath)}",
+            "LD_LIBRARY_PATH": str(environment.libraries),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def ready(self) -> bool:
+        """Whether the server is ready by gRPC, which it is when each of its models is."""
+        client = tritonclient.grpc.InferenceServerClient(self.grpc_url)
+        try:
+            return bool(client.is_server_ready(client_timeout=_PROBE_TIMEOUT_S))
+        except InferenceServerException:
+            return False
+        finally:
+            client.close()
+
+    def explanation(self, log: str) -> list[str]:
+        """Each model that is not ready and why, from the table that Triton prints; else its errors."""
+        problems: list[str] = []
+        continues = False
+        for row in map(_MODEL_ROW.match, log.splitlines()):
+            if row is None:
+                continue
+            model, version, text = row.groups()
+            if model:
+                continues = text.startswith("UNAVAILABLE")
+                if continues:
+                    problems.append(f"model {model}, version {version}: {text}")
+            elif continues:
+                problems[-1] += f" {text}"
+        errors = [line for line in log.splitlines() if re.match(r"E\d{4} |error:", line)]
+        return problems or errors[-8:] or super().explanation(log)
