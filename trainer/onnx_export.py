@@ -59,7 +59,8 @@ def export_onnx(model: nn.Module, output: str, path: Path) -> None:
         dynamo=True,
         verbose=False,
     )
-    assert program is not None
+    if program is None:
+        raise RuntimeError("torch exported nothing")
     graph = program.model_proto
     _store_weights_as_half(graph)
     onnx.checker.check_model(graph, full_check=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from workers.settings import load_settings
 
 # What people read goes to standard error; standard output is for what scripts read.
 console = Console(stderr=True, highlight=False)
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts on standard output.")
 
 
@@ -50,6 +50,8 @@ def main() -> None:
     Settings come from environment variables (MRISTREAM_KAFKA__BOOTSTRAP_SERVERS=…) or the YAML file that
     MRISTREAM_CONFIG names; docs/settings.md lists them all.
     """
+    # Kafka's client warns of every hiccup that it mends by itself; only the worker's operator wants to read that.
+    logging.basicConfig(level=logging.ERROR, format=LOG_FORMAT)
 
 
 @main.command()
@@ -146,9 +148,7 @@ def worker() -> None:
     from workers.service import run_worker
 
     settings = load_settings()
-    logging.basicConfig(
-        level=settings.worker.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logging.getLogger().setLevel(settings.worker.log_level)
     run_worker(settings)
 
 

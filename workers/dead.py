@@ -23,7 +23,7 @@ class DeadScan:
     headers: Headers
 
     @property
-    def original_headers(self) -> list[tuple[str, str | bytes | None]]:
+    def original_headers(self) -> list[tuple[str, bytes | None]]:
         """The headers that the sender gave."""
         return [(name, value) for name, value in self.headers if not name.startswith(DEAD_HEADER_PREFIX)]
 
@@ -37,9 +37,10 @@ def read_dead(settings: KafkaSettings) -> Iterator[DeadScan]:
 
 def redrive(scan: DeadScan, producer: Producer, settings: KafkaSettings) -> None:
     """Queue the original message for the scans topic, byte for byte, with the headers that its sender gave."""
+    headers: list[tuple[str, str | bytes | None]] = [*scan.original_headers]
     while True:
         try:
-            producer.produce(settings.scans_topic, key=scan.key, value=scan.value, headers=scan.original_headers)
+            producer.produce(settings.scans_topic, key=scan.key, value=scan.value, headers=headers)
         except BufferError:
             producer.poll(0.1)
         else:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local.stack import Stack
-
 from deploy.local.worker import WorkerProcess
 from workers.kafka import create_topics, make_producer
 from workers.messages import ScanResult

@@ -84,9 +84,10 @@ class Kafka(Server):
 
     def ready(self) -> bool:
         """Whether a client gets the cluster's metadata, with a broker in it."""
-        client = {"bootstrap.servers": self.bootstrap_servers, "log_level": 0, "reconnect.backoff.ms": 50}
+        # Until it listens, each try to connect would be a line on our standard error.
+        client = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0, "reconnect.backoff.ms": 50})
         try:
-            return bool(AdminClient(client).list_topics(timeout=_PROBE_TIMEOUT_S).brokers)
+            return bool(client.list_topics(timeout=_PROBE_TIMEOUT_S).brokers)
         except KafkaException:
             return False
 

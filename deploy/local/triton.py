@@ -11,7 +11,7 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from deploy.local.server import Report, Server, free_ports, silent
-from deploy.local.triton_environment import triton_environment
+from deploy.local.triton_environment import TritonEnvironment, triton_environment
 
 _PROBE_TIMEOUT_S = 1.0
 # Requests that are still running when it is asked to stop get this long.
@@ -35,6 +35,7 @@ class Triton(Server):
         self._model_repository = model_repository.resolve()
         self._model_config_name = model_config_name
         self._arguments = tuple(arguments)
+        self._installed: TritonEnvironment | None = None
         self._ports: list[int] = []
 
     @property
@@ -54,14 +55,14 @@ class Triton(Server):
 
     def provision(self, report: Report = silent) -> None:
         """Install Triton if the cache hasn't got it."""
-        triton_environment(report)
+        self._installed = triton_environment(report)
 
     def prepare(self) -> list[str]:
         """Choose ports; the command."""
         if not self._same_address:
             self._ports = free_ports(3)
         grpc, http, metrics = self._ports
-        server = triton_environment().server
+        server = self._environment().server
         return [
             str(server / "bin" / "tritonserver"),
             f"--model-repository={self._model_repository}",
@@ -81,17 +82,18 @@ class Triton(Server):
 
     def environment(self) -> dict[str, str]:
         """Ours, but with the models' Python first; nothing is written into the model repository."""
-        environment = triton_environment()
+        installed = self._environment()
         return {
             **os.environ,
-            "PATH": f"{environment.bin}:{os.environ.get('PATH', os.defpath)}",
-            "LD_LIBRARY_PATH": str(environment.libraries),
+            "PATH": f"{installed.bin}:{os.environ.get('PATH', os.defpath)}",
+            "LD_LIBRARY_PATH": str(installed.libraries),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
     def ready(self) -> bool:
         """Whether the server is ready by gRPC, which it is when each of its models is."""
-        client = tritonclient.grpc.InferenceServerClient(self.grpc_url)
+        # gRPC would ask the network's proxy for 127.0.0.1 too.
+        client = tritonclient.grpc.InferenceServerClient(self.grpc_url, channel_args=[("grpc.enable_http_proxy", 0)])
         try:
             return bool(client.is_server_ready(client_timeout=_PROBE_TIMEOUT_S))
         except InferenceServerException:
@@ -111,7 +113,15 @@ class Triton(Server):
                 continues = text.startswith("UNAVAILABLE")
                 if continues:
                     problems.append(f"model {model}, version {version}: {text}")
-            elif continues:
-                problems[-1] += f" {text}"
-        errors = [line for line in log.splitlines() if re.match(r"E\d{4} |error:", line)]
+            elif continues and not text.lstrip().startswith("<frozen"):
+                problems[-1] = f"{problems[-1]} {text.strip()}".rstrip()
+        # "CudaDriverHelper" is all that Triton's error log says of a machine without a GPU.
+        errors = [
+            line for line in log.splitlines() if re.match(r"E\d{4} |error:", line) and "CudaDriverHelper" not in line
+        ]
         return problems or errors[-8:] or super().explanation(log)
+
+    def _environment(self) -> TritonEnvironment:
+        if self._installed is None:
+            self._installed = triton_environment()
+        return self._installed

@@ -6,7 +6,6 @@ environment that we run in, because Triton's python backend speaks numpy 1.
 
 from __future__ import annotations
 
-import ctypes.util
 import hashlib
 import os
 import platform
@@ -50,8 +49,9 @@ class TritonEnvironment:
 
     def intact(self) -> bool:
         """Whether everything is there. An update of the system may take away the Python that it was made with."""
-        programs = [self.bin / "python3", self.server / "bin/tritonserver", *self.libraries.glob("*")]
-        return len(programs) > 2 and all(program.is_file() for program in programs)
+        libraries = list(self.libraries.glob("libpython*"))
+        programs = [self.bin / "python3", self.server / "bin/tritonserver"]
+        return bool(libraries) and all(file.is_file() for file in [*programs, *libraries])
 
 
 def triton_environment(report: Report = silent) -> TritonEnvironment:
@@ -78,7 +78,9 @@ def _lock_files() -> list[Path]:
     # In an installed package, and in a checkout.
     folder = next((each for each in (package / "requirements", package.parent / "requirements") if each.is_dir()), None)
     if folder is None:
-        raise ServerError(f"triton can't be installed: its lock files are missing from {package}; install mristream again")
+        raise ServerError(
+            f"triton can't be installed: its lock files are missing from {package}; install mristream again"
+        )
     return [folder / name for name in _LOCKS]
 
 
@@ -151,12 +153,16 @@ def _link_libpython(python: Path, version: str, libraries: Path) -> None:
     asked = "import sysconfig; print(*map(sysconfig.get_config_var, ('LIBDIR', 'MULTIARCH')), sep='\\n')"
     library_folder, multiarch = _output([str(python), "-c", asked]).splitlines()
     libraries.mkdir()
-    for candidate in (Path(library_folder) / name, Path(library_folder) / multiarch / name):
-        if candidate.is_file():
-            (libraries / name).symlink_to(candidate)
+    # Its own, then the system's for the same version.
+    for place in (
+        Path(library_folder),
+        Path(library_folder, multiarch),
+        Path("/usr/lib", multiarch),
+        Path("/usr/lib64"),
+    ):
+        if (place / name).is_file():
+            (libraries / name).symlink_to(place / name)
             return
-    if ctypes.util.find_library(f"python{version}") is not None:
-        return
     try:
         root = debian.unpacked(f"libpython{version}")
     except ServerError as error:

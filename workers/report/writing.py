@@ -123,5 +123,6 @@ class _Artist:
         if png is None or hashlib.sha256(png).hexdigest() != info.sha256:
             return None
         mask = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
-        fits = mask is not None and mask.shape == (scan.placement.height, scan.placement.width)
-        return mask.astype(np.uint8, copy=False) if fits else None
+        if mask is None or mask.shape != (scan.placement.height, scan.placement.width):
+            return None
+        return mask.astype(np.uint8, copy=False)

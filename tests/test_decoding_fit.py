@@ -1,0 +1,76 @@
+"""Fitting a scan of any size to the models' square, and bringing a mask back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from workers.decoding.fit import MODEL_SIDE, Placement, fit, unfit
+
+sizes = st.tuples(st.integers(1, 900), st.integers(1, 900))
+
+
+@given(sizes)
+@example((1, 1))
+@example((3000, 5))
+@example((1, 60_000))
+@example((256, 256))
+def test_a_scan_of_any_size_fits_the_models_and_its_mask_has_the_scans_size(size: tuple[int, int]) -> None:
+    fitted, placement = fit(np.full(size, 200, np.uint8))
+
+    assert fitted.shape == (MODEL_SIDE, MODEL_SIDE)
+    assert fitted.dtype == np.uint8
+    assert placement == Placement(*size)
+    assert unfit(fitted > 0, placement).shape == size
+    assert unfit(fitted > 0, placement).all()
+
+
+@given(sizes, st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0.3, 0.5), st.floats(0.3, 0.5))
+def test_what_is_marked_in_the_models_square_comes_back_at_its_place_in_the_scan(
+    size: tuple[int, int], top: float, left: float, height: float, width: float
+) -> None:
+    box = np.zeros(size, np.uint8)
+    rows = slice(int(top * size[0]), int((top + height) * size[0]) + 1)
+    columns = slice(int(left * size[1]), int((left + width) * size[1]) + 1)
+    box[rows, columns] = 255
+
+    fitted, placement = fit(box)
+    back = unfit(fitted > 127, placement)
+
+    # Within a pixel of the scan or of the models' square, whichever is coarser.
+    tolerance = max(1.0, placement.side / MODEL_SIDE)
+    for axis, expected in ((1, rows), (0, columns)):
+        found = np.nonzero(back.any(axis=axis))[0]
+        if expected.stop - expected.start > 2 * tolerance:
+            assert abs(found[0] - expected.start) <= tolerance
+            assert abs(found[-1] + 1 - expected.stop) <= tolerance
+
+
+@pytest.mark.parametrize("side", [64, 100, 300, 512, 1000])
+def test_a_mask_is_not_moved_on_its_way_back(side: int) -> None:
+    mask = np.zeros((MODEL_SIDE, MODEL_SIDE), np.bool_)
+    mask[100:140, 60:100] = True
+
+    rows, columns = np.nonzero(unfit(mask, Placement(side, side)))
+
+    centre = ((rows.mean() + 0.5) / side, (columns.mean() + 0.5) / side)
+    assert centre == pytest.approx((120 / MODEL_SIDE, 80 / MODEL_SIDE), abs=0.6 / MODEL_SIDE)
+
+
+def test_a_scan_of_the_models_size_is_passed_on_as_it_is() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (MODEL_SIDE, MODEL_SIDE), np.uint8)
+
+    fitted, placement = fit(pixels)
+
+    assert np.array_equal(fitted, pixels)
+    assert np.array_equal(unfit(fitted > 127, placement), pixels > 127)
+
+
+def test_a_narrow_scan_is_padded_with_black_on_both_sides() -> None:
+    fitted, _ = fit(np.full((512, 256), 90, np.uint8))
+
+    assert (fitted[:, 64:192] == 90).all()
+    assert not fitted[:, :64].any()
+    assert not fitted[:, 192:].any()
