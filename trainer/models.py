@@ -71,7 +71,7 @@ class UNet(nn.Module):
         self.coarse_heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths[1:3])
         self.class_head = nn.Linear(widths[-1], len(CLASSES))
         # Tumours cover about 2 % of a slice: start there instead of at one half, and the first epochs aren't wasted.
-        nn.init.constant_(self.head.bias, -4.0)
+        nn.init.constant_(self.head.get_parameter("bias"), -4.0)
 
     def forward(self, images: Tensor) -> UNetOutput:
         x = standardise(images)

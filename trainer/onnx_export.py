@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from trainer.models import Classifier, UNet
+from trainer.models import Classifier, ClassifierOutput, UNet, UNetOutput
 
 # Smaller tensors (biases, norms) stay float32: they weigh nothing and are added, not multiplied.
 _HALF_FROM_ELEMENTS = 1024
@@ -27,7 +27,8 @@ class ServedUNet(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        probability = self.model(image).mask_logits.squeeze(1).sigmoid()
+        output: UNetOutput = self.model(image)
+        probability = output.mask_logits.squeeze(1).sigmoid()
         return (probability * 255).round().to(torch.uint8)
 
 
@@ -40,7 +41,8 @@ class ServedClassifier(nn.Module):
         self.temperature = temperature
 
     def forward(self, image: Tensor) -> Tensor:
-        return (self.model(image).class_logits / self.temperature).softmax(dim=1)
+        output: ClassifierOutput = self.model(image)
+        return (output.class_logits / self.temperature).softmax(dim=1)
 
 
 def export_onnx(model: nn.Module, output: str, path: Path) -> None:

@@ -51,7 +51,7 @@ class History(BaseModel):
 
 def build_model(name: str) -> nn.Module:
     """A fresh network: `unet` or `classifier`."""
-    return {"unet": UNet, "classifier": Classifier}[name]()
+    return UNet() if name == "unet" else Classifier()
 
 
 def train(
@@ -107,11 +107,11 @@ def train(
         model.train()
         order = torch.randperm(len(images), generator=generator)
         losses = []
-        for batch in order[: len(order) // config.batch_size * config.batch_size].split(config.batch_size):
+        for batch in torch.split(order[: len(order) // config.batch_size * config.batch_size], config.batch_size):
             x, y = augment(images[batch].float(), masks[batch].float() / 255, generator)
             loss = _loss(model, x.squeeze(1), y, labels[batch])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimizer.step()
             schedule.step()
@@ -150,7 +150,7 @@ def validate(model: nn.Module, slices: Slices, side: int) -> dict[str, float]:
     masks = _at_side(torch.from_numpy(slices.masks) * 255, side).squeeze(1) > 127
     labels = torch.from_numpy(slices.labels)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        outputs = [model(chunk) for chunk in images.split(32)]
+        outputs = [model(chunk) for chunk in torch.split(images, 32)]
     if isinstance(model, Classifier):
         predicted = torch.cat([output.class_logits.float() for output in outputs]).argmax(dim=1)
         right = (predicted == labels).float()
@@ -191,7 +191,7 @@ def _at_side(images: Tensor, side: int) -> Tensor:
     if images.shape[-1] == side:
         return images
     factor = images.shape[-1] // side
-    return torch.cat([F.avg_pool2d(chunk.float(), factor).round().to(torch.uint8) for chunk in images.split(256)])
+    return torch.cat([F.avg_pool2d(chunk.float(), factor).round().to(torch.uint8) for chunk in torch.split(images, 256)])
 
 
 def _identity(config: TrainingConfig, slices: Slices) -> str:
