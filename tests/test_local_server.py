@@ -160,6 +160,15 @@ def test_a_restarted_server_keeps_its_address(tmp_path: Path) -> None:
         assert web.pid != before[1]
 
 
+def test_a_stopped_server_has_time_to_finish(tmp_path: Path) -> None:
+    finish = "lambda *_: (time.sleep(0.3), Path('finished').touch(), sys.exit())"
+    script = Script(tmp_path, f"signal.signal(signal.SIGTERM, {finish}); Path('ready').touch(); time.sleep(60)")
+    with script:
+        pass
+
+    assert (tmp_path / "finished").exists()
+
+
 def test_a_server_that_ignores_the_request_to_stop_is_killed_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ CAT = [0.0, 0.0, 0.0, 0.1, 0.9]
 class Decoder:
     """A scan's value is its text: `bad` can't be read, `WxH` is an image of that size."""
 
-    def decode(self, data: bytes, content_type: str | None = None) -> DecodedScan:
+    def decode(self, data: bytes) -> DecodedScan:
         if data == b"bad":
             raise ScanRejected(Reason.DAMAGED, "it is bad")
         width, height = map(int, data.split(b"x"))

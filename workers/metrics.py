@@ -30,7 +30,7 @@ class Metrics:
         )
         self.step = Histogram(
             "mristream_step_seconds",
-            "Time of one step for one batch: read, decode, classify, segment, store, commit.",
+            "Time of one step: read and decode for a scan, classify, segment and store for a batch, commit for a checkpoint.",
             ["step"],
             buckets=_STEP_BUCKETS_S,
             registry=self.registry,

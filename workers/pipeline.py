@@ -95,15 +95,16 @@ class Pipeline:
         scans = [Scan(message) for message in messages]
         served = self._patience.insist("triton", self._models.served)
 
-        self._step("read", self._read_one_by_one, scans)
-        self._step("decode", self._decode_one_by_one, scans)
+        for scan in scans:  # one at a time, so that the files of a batch don't lie in memory together
+            self._step("read", self._read, [scan])
+            self._step("decode", self._decode, [scan])
         self._step("classify", self._classify, scans)
         self._step("segment", self._segment, scans)
         self._step("store", lambda batch: self._store_masks(batch, served), scans)
 
         return [self._outcome(scan, served) for scan in scans]
 
-    def _read_one_by_one(self, scans: list[Scan]) -> None:
+    def _read(self, scans: list[Scan]) -> None:
         for scan in scans:
             with _Rejecting(scan, "read"):
                 request = scan.request = ScanRequest.from_message(scan.message.value, scan.message.headers)
@@ -113,11 +114,10 @@ class Pipeline:
                 else:
                     scan.file = content
 
-    def _decode_one_by_one(self, scans: list[Scan]) -> None:
+    def _decode(self, scans: list[Scan]) -> None:
         for scan in scans:
             with _Rejecting(scan, "decode"):
-                content_type = scan.request.content_type if scan.request else None
-                scan.decoded = self._decoder.decode(scan.file, content_type)
+                scan.decoded = self._decoder.decode(scan.file)
                 scan.file_digest = hashlib.sha256(scan.file).hexdigest()
             scan.file = b""
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import queue
 import signal
 import socket
 import subprocess
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 # Long enough for a JVM on a loaded two-core machine; a healthy start takes 2 to 6 s.
 START_TIMEOUT_S = 90.0
@@ -26,6 +28,7 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 Report = Callable[[str], None]
+Outcomes: TypeAlias = "queue.SimpleQueue[tuple[Server, BaseException | None]]"
 
 
 class ServerError(RuntimeError):
@@ -40,7 +43,7 @@ class Server(ABC):
     """A server run as a child process in `folder` (data, log and configuration live there).
 
     A subclass says how to start it and how to know that it is ready. Use as a context manager, or start() and stop().
-    The child dies with the thread that started it, even if that is killed with its whole process.
+    The child dies with this process, even if that is killed.
     """
 
     name: str
@@ -51,9 +54,10 @@ class Server(ABC):
         self.log = folder / f"{self.name}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._same_address = False
-        self._attempt = 0
-        self._deadline = 0.0
         self._log_start = 0
+        self._stopping = threading.Event()
+        # Held while the process is being made or given up: stop() never misses one.
+        self._lock = threading.Lock()
 
     @abstractmethod
     def prepare(self) -> list[str]:
@@ -64,7 +68,10 @@ class Server(ABC):
 
     @abstractmethod
     def ready(self) -> bool:
-        """Whether it serves: a real request, answered. Called every 100 ms until true; must return within seconds."""
+        """Whether it serves: a real request, answered. Called every 100 ms until true; must return within seconds.
+
+        Called on another thread than start() was.
+        """
 
     def provision(self, report: Report = silent) -> None:  # noqa: B027 - most servers need nothing
         """Download what it needs, once. May take minutes, and may run on another thread than the start."""
@@ -87,52 +94,29 @@ class Server(ABC):
         finally:
             self._same_address = False
 
-    def launch(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Start the process and return at once. `serving` says when it is ready."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._attempt = 1
-        self._deadline = time.monotonic() + timeout_s
-        self._spawn()
+    def launch(self, outcomes: Outcomes, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Start it on a thread of its own, and return at once: the thread tells `outcomes` when it is ready, or why not.
 
-    def serving(self) -> bool:
-        """Whether a launched server is ready by now; one that found its port taken is launched again with others.
-
-        Raises ServerError if it died or is not ready in time; stop() is then still due.
+        stop() is due in either case.
         """
-        try:
-            self.check()
-        except ServerError:
-            if self._attempt == START_ATTEMPTS or not self._port_was_taken():
-                raise
-            self.stop()
-            self._attempt += 1
-            self._spawn()
-            return False
-        if self.ready():
-            return True
-        if time.monotonic() > self._deadline:
-            raise self._failed("was not ready in time")
-        return False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._stopping = threading.Event()
+        keeper = threading.Thread(
+            target=self._keep, args=(outcomes, timeout_s, self._stopping), name=f"keep-{self.name}", daemon=True
+        )
+        keeper.start()
 
     def stop(self) -> None:
         """Ask it to stop, then kill it and whatever it started. Safe to call twice."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        _signal_group(process, signal.SIGTERM)
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            _signal_group(process, signal.SIGKILL)
-            process.wait()
+        self._stopping.set()
+        self._end()
 
     def check(self) -> None:
         """Raise ServerError if the server has died since it was started."""
-        if self._process is None:
+        process = self._process
+        if process is None:
             raise ServerError(f"{self.name} is not running")
-        status = self._process.poll()
+        status = process.poll()
         if status is not None:
             raise self._failed(f"died ({_ending(status)})")
 
@@ -156,9 +140,34 @@ class Server(ABC):
         """The lines of its log, since the last start, that say why it failed: the last ones, if nothing better is known."""
         return log.splitlines()[-8:]
 
-    def _spawn(self) -> None:
-        command = self.prepare()
-        with self.log.open("ab") as log:
+    def _keep(self, outcomes: Outcomes, timeout_s: float, stopping: threading.Event) -> None:
+        """Start the process, and live as long as it does: it would die with the thread that made it.
+
+        Off the main thread, because Ctrl-C and SIGTERM raise exceptions there between any two instructions: one that
+        hits while a process is being made would leave it to nobody, one that hits in a client library may be lost.
+        """
+        deadline = time.monotonic() + timeout_s
+        process = None
+        try:
+            for attempt in range(1, START_ATTEMPTS + 1):
+                process = self._spawn(self.prepare(), stopping)
+                try:
+                    self._wait_until_ready(process, deadline)
+                    break
+                except ServerError:
+                    if attempt == START_ATTEMPTS or not self._port_was_taken():
+                        raise
+                    self._end()
+            outcomes.put((self, None))
+        except BaseException as error:  # raised again by who waits for the outcome
+            outcomes.put((self, error))
+        if process is not None:
+            process.wait()
+
+    def _spawn(self, command: list[str], stopping: threading.Event) -> subprocess.Popen[bytes]:
+        with self._lock, self.log.open("ab") as log:
+            if stopping.is_set():
+                raise ServerError(f"{self.name} was stopped while it started")
             self._log_start = log.tell()
             self._process = subprocess.Popen(
                 command,
@@ -171,6 +180,29 @@ class Server(ABC):
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )
+            return self._process
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes], deadline: float) -> None:
+        while not self.ready():
+            if (status := process.poll()) is not None:
+                raise self._failed(f"died ({_ending(status)})")
+            if time.monotonic() > deadline:
+                raise self._failed("was not ready in time")
+            time.sleep(PROBE_INTERVAL_S)
+
+    def _end(self) -> None:
+        with self._lock:
+            process, self._process = self._process, None
+        if process is None:
+            return
+        _signal_group(process, signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
 
     def _failed(self, what: str) -> ServerError:
         lines = "\n".join(f"    {line[:300]}" for line in self.explanation(self._log_text()))
@@ -194,24 +226,26 @@ def start_together(
 ) -> None:
     """Start servers at the same time and return when all are ready; if one fails, or on any exception, stop all.
 
-    They are started and watched by the calling thread alone, as they die with the thread that started them.
     Raises the first ServerError.
     """
+    outcomes: Outcomes = queue.SimpleQueue()
+    ready: list[Server] = []
     with contextlib.ExitStack() as undo:
         for server in servers:
             undo.callback(server.stop)
-            server.launch(timeout_s)
-        waiting = list(servers)
-        while waiting:
-            for server in servers:
-                if server not in waiting:
+            server.launch(outcomes, timeout_s)
+        while len(ready) < len(servers):
+            try:
+                server, error = outcomes.get(timeout=PROBE_INTERVAL_S)
+            except queue.Empty:
+                for server in ready:
                     server.check()
-                elif server.serving():
-                    waiting.remove(server)
-                    if on_ready is not None:
-                        on_ready(server)
-            if waiting:
-                time.sleep(PROBE_INTERVAL_S)
+                continue
+            if error is not None:
+                raise error
+            ready.append(server)
+            if on_ready is not None:
+                on_ready(server)
         undo.pop_all()
 
 

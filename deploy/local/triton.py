@@ -81,13 +81,12 @@ class Triton(Server):
         ]
 
     def environment(self) -> dict[str, str]:
-        """Ours, but with the models' Python first; nothing is written into the model repository."""
+        """Ours, but with the models' Python first."""
         installed = self._environment()
         return {
             **os.environ,
             "PATH": f"{installed.bin}:{os.environ.get('PATH', os.defpath)}",
             "LD_LIBRARY_PATH": str(installed.libraries),
-            "PYTHONDONTWRITEBYTECODE": "1",
         }
 
     def ready(self) -> bool:

@@ -22,6 +22,8 @@ from deploy.local.server import Report, ServerError, die_with_parent, silent
 # The Pythons that numpy 1 has wheels for, and the server a stub.
 _PYTHONS = ((3, 12), (3, 11))
 _LOCKS = ("triton.txt", "triton-server.txt")
+# Bytecode of the models goes here, not into the model repository. (The python backend ignores PYTHON* variables.)
+_PTH = "import sys; sys.pycache_prefix = sys.prefix + '/pycache'\n"
 # 130 MB of wheels over a slow line.
 _INSTALL_TIMEOUT_S = 1800.0
 
@@ -59,7 +61,8 @@ def triton_environment(report: Report = silent) -> TritonEnvironment:
 
     Raises ServerError that says what is missing on this machine.
     """
-    digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in _lock_files()))
+    # This file too: what it does differently must not meet what it did before.
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in [*_lock_files(), Path(__file__)]))
     version = _preferred_version()
     digest.update(f"{platform.machine()} {version}".encode())
 
@@ -127,6 +130,7 @@ def _install(folder: Path, interpreter: str) -> None:
     # Wheels lose the permission.
     for program in (stub, server / "bin" / "tritonserver"):
         program.chmod(0o755)
+    (server.parents[1] / "mristream.pth").write_text(_PTH)
     _link_libpython(python, version, folder / "libpython")
 
 

@@ -39,8 +39,8 @@ class Decoder:
         """End the child processes, after the files they are at."""
         self._children.close()
 
-    def decode(self, data: bytes, content_type: str | None = None) -> DecodedScan:
-        """Decode a whole file: JPEG, PNG or single-frame DICOM, told by its bytes; `content_type` is not trusted.
+    def decode(self, data: bytes) -> DecodedScan:
+        """Decode a whole file: JPEG, PNG or single-frame DICOM, told by its bytes and never by its stated content type.
 
         Raises ScanRejected where the file can't be read, and RuntimeError where child processes can't be started.
         """

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from workers.inference import LABELS
+
+REPOSITORY = Path(__file__).parents[1] / "model_repository"
+SERVED = ("brain_mri_classifier", "tumor_unet")
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The models' code as Triton's stub imports it, on a machine without OpenVINO."""
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", types.ModuleType("triton_python_backend_utils"))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return importlib.import_module("onnx_on_cpu")
+
+
+@pytest.mark.parametrize("model", SERVED)
+def test_without_openvino_onnx_runtime_serves_the_same_weights(runner: Any, model: str) -> None:
+    path = REPOSITORY / model / "1" / "model.onnx"
+    images = np.random.default_rng(0).integers(0, 255, (3, 256, 256), dtype=np.uint8)
+
+    loaded = runner.load(path)
+
+    assert loaded.input_name == "image"
+    expected = onnxruntime.InferenceSession(str(path)).run(None, {"image": images})[0]
+    assert np.array_equal(loaded.infer(images), expected)
+
+
+def test_the_labels_are_in_the_order_that_the_worker_knows() -> None:
+    assert (REPOSITORY / "brain_mri_classifier" / "labels.txt").read_text().split() == list(LABELS)
+
+
+@pytest.mark.parametrize("model", SERVED)
+def test_gpu_and_cpu_configurations_speak_the_same_tensors(model: str) -> None:
+    gpu, cpu = ((REPOSITORY / model / name).read_text() for name in ("config.pbtxt", "configs/cpu.pbtxt"))
+
+    assert 'platform: "tensorrt_plan"' in gpu
+    assert 'backend: "python"' in cpu
+    for part in (r"input \[.*?\n\]", r"output \[.*?\n\]", r"max_batch_size: \d+", r"parameters .*"):
+        assert re.findall(part, gpu, re.DOTALL if "\\n" in part else 0) == re.findall(
+            part, cpu, re.DOTALL if "\\n" in part else 0
+        )
+
+
+def test_nothing_lies_in_the_repository_that_triton_would_take_for_a_model() -> None:
+    folders = {path.name for path in REPOSITORY.iterdir() if path.is_dir() and path.name != "__pycache__"}
+
+    assert folders == {*SERVED, "mask_postprocess", "tumor_segmentation"}
