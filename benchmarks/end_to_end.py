@@ -70,7 +70,7 @@ def main() -> None:
 
 def models_alone(images: Path) -> float:
     """Scans a second of the two models in a tight loop, with the worker's batch size."""
-    python = triton_environment().python
+    python = triton_environment().bin / "python3"
     command = [str(python), str(HERE / "models_alone.py"), str(images), str(WorkerSettings().batch_scans)]
     return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["scans_per_s"])
 

@@ -55,6 +55,14 @@ def test_a_scan_that_finishes_after_its_partition_was_revoked_is_not_published(f
     assert progress.unpublished() == 0
 
 
+def test_a_scan_of_a_partition_that_is_not_ours_is_left_to_its_owner() -> None:
+    progress = Progress()
+    progress.assign([P0])
+    ours, theirs = scan_message(0, partition=0), scan_message(0, partition=1)
+
+    assert progress.take([ours, theirs]) == [ours]
+
+
 def test_the_committed_offset_is_the_one_after_the_last_scan(finished: Finished) -> None:
     outcomes = [finished(scan_message(offset, partition)) for offset, partition in ((7, 0), (8, 0), (3, 1))]
 

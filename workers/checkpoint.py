@@ -88,10 +88,15 @@ class Progress:
         for partition in partitions:
             self._windows.pop(partition, None)
 
-    def take(self, messages: Iterable[ScanMessage]) -> None:
-        """Note scans as taken, in offset order within each partition."""
-        for message in messages:
+    def take(self, messages: Iterable[ScanMessage]) -> list[ScanMessage]:
+        """Note scans as taken, in offset order within each partition, and return them.
+
+        Those of partitions that are not ours (any more) are left out: they will be read by whoever owns them.
+        """
+        ours = [message for message in messages if message.partition in self._windows]
+        for message in ours:
             self._windows[message.partition].scans[message.offset] = None
+        return ours
 
     def finish(self, outcomes: Iterable[Outcome]) -> None:
         """Note scans as finished. Those of partitions that were dropped meanwhile are ignored."""

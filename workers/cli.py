@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,28 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from trainer.commands import export, train
 from workers import __version__
-from workers.errors import Reason, UserError
+from workers.errors import Reason, Unavailable, UserError
 from workers.settings import load_settings
 
 # What people read goes to standard error; standard output is for what scripts read.
 console = Console(stderr=True, highlight=False)
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+# What a shell reports for a process that Ctrl-C ended.
+INTERRUPTED = 130
+MODEL_REPOSITORY_OPTION = click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Triton model repository  [default: the one that comes with mristream]",
+)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts on standard output.")
 
 
 class Commands(click.Group):
-    """Shows errors that the user can mend as one sentence, and ends with exit code 2."""
+    """Shows an error as one sentence, and ends with exit code 2 if the user can mend it, 1 if something is down."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -34,12 +42,11 @@ class Commands(click.Group):
 
         try:
             return super().invoke(ctx)
-        except UserError as problem:
-            console.print(f"[red]error:[/red] {problem}", soft_wrap=True, markup=True)
-            ctx.exit(2)
-        except ServerError as problem:
-            console.print("[red]error:[/red]", problem, soft_wrap=True, markup=False)
-            ctx.exit(1)
+        except (UserError, ServerError, Unavailable) as problem:
+            console.print(Text.assemble(("error:", "red"), " ", str(problem)), soft_wrap=True)
+            ctx.exit(2 if isinstance(problem, UserError) else 1)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -65,22 +72,18 @@ def main() -> None:
 @click.option(
     "--store", metavar="URI", help="Where masks go: file:///…, s3://…, gs://…, az://…, redis://…  [default: OUT/masks]"
 )
-@click.option(
-    "--model-repository",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Triton model repository  [default: the one that comes with mristream]",
-)
+@MODEL_REPOSITORY_OPTION
 @click.option("--report/--no-report", default=True, help="Write overlays and report.html.")
 @JSON_OPTION
 def run(
     paths: tuple[str, ...], out: Path, store: str | None, model_repository: Path | None, report: bool, as_json: bool
 ) -> None:
-    """Segment scans on this machine: start Kafka, Triton and a worker, stream every scan, stop.
+    """Segment scans with Kafka, Triton and a worker of its own.
 
     PATH is a file, a folder (with all below it) or a quoted glob pattern. Exit code 0: every input has a final result
-    (a rejected one included); 1: some have none; 2: bad arguments.
+    (a rejected one included); 1: some have none; 2: bad arguments. Stopped early, it keeps the results that it has.
     """
-    from workers.local_run import run_scans
+    from workers.local_run import RESULTS, run_folder, run_scans
     from workers.report import RunFacts, summarise, write_report
     from workers.stores import open_store
     from workers.submission import find_scans
@@ -90,36 +93,35 @@ def run(
     if not found.submissions:
         raise UserError("there is nothing to send")
     out = out.resolve()
-    _clear_earlier_run(out)
     settings = load_settings(store={"uri": store or (out / "masks").as_uri()})
-    with _progress() as progress:
-        task = progress.add_task("scans", total=len(found.submissions))
-        outcome = run_scans(
-            found,
-            out,
-            settings,
-            model_repository or _own_model_repository(),
-            report=console.print,
-            advance=lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    with (out / "results.jsonl").open("w", encoding="utf-8") as lines:
-        lines.writelines(result.model_dump_json() + "\n" for result in outcome.results)
-    for name in outcome.missing:
-        console.print(f"no result: {name}", markup=False, soft_wrap=True)
-    ctx = click.get_current_context()
-    if report:
-        with open_store(settings.store.uri, settings.store.timeout_s) as masks:
-            write_report(outcome.results, out, masks, RunFacts(seconds=outcome.seconds, missing=tuple(outcome.missing)))
+    models = _model_repository(model_repository)
+    if store is not None:
+        open_store(store, settings.store.timeout_s).close()  # a bad address shows before anything is started
+    with run_folder(out, found):
+        with _progress() as progress:
+            task = progress.add_task("scans", total=len(found.submissions))
+            outcome = run_scans(
+                found,
+                out,
+                settings,
+                models,
+                report=_print_plain,
+                advance=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        for sentence in outcome.missing:
+            _print_plain(f"no result: {sentence}")
+        if report:
+            with open_store(settings.store.uri, settings.store.timeout_s) as masks:
+                facts = RunFacts(seconds=outcome.seconds, missing=tuple(outcome.missing))
+                write_report(outcome.results, out, masks, facts)
     summary = summarise(outcome.results, outcome.seconds)
     if as_json:
         click.echo(summary.model_dump_json())
     else:
         counts = ", ".join(f"{count} {status}" for status, count in summary.by_status.items() if count)
-        console.print(f"{len(outcome.results)} results in {outcome.seconds:.1f} s: {counts}")
-        console.print(
-            f"report: {out / 'report.html'}" if report else f"results: {out / 'results.jsonl'}", soft_wrap=True
-        )
-    ctx.exit(1 if outcome.missing else 0)
+        _print_plain(f"{len(outcome.results)} results in {outcome.seconds:.1f} s: {counts or 'none'}")
+        _print_plain(f"report: {out / 'report.html'}" if report else f"results: {out / RESULTS}")
+    click.get_current_context().exit(1 if outcome.missing else 0)
 
 
 @main.command()
@@ -132,19 +134,25 @@ def run(
 )
 @click.option("--store", metavar="URI", help="Where masks go  [default: FOLDER/masks]")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
-@click.option("--model-repository", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@MODEL_REPOSITORY_OPTION
 def up(folder: Path, store: str | None, workers: int, model_repository: Path | None) -> None:
     """Run Kafka, Triton and workers on this machine until Ctrl-C."""
     from workers.local_run import keep_up
+    from workers.stores import open_store
 
     folder = folder.resolve()
     settings = load_settings(store={"uri": store or (folder / "masks").as_uri()})
-    keep_up(folder, settings, model_repository or _own_model_repository(), workers=workers, report=_print_plain)
+    if store is not None:
+        open_store(store, settings.store.timeout_s).close()
+    keep_up(folder, settings, _model_repository(model_repository), workers=workers, report=_print_plain)
 
 
 @main.command()
 def worker() -> None:
-    """Consume scans from an existing Kafka with an existing Triton and store, until SIGTERM (what Kubernetes runs)."""
+    """Consume scans until SIGTERM (what Kubernetes runs).
+
+    Kafka, Triton and the mask store are those that the settings name.
+    """
     from workers.service import run_worker
 
     settings = load_settings()
@@ -161,9 +169,9 @@ def worker() -> None:
 )
 @JSON_OPTION
 def submit(paths: tuple[str, ...], manifest: Path | None, as_json: bool) -> None:
-    """Send scans to the queue: files, folders, quoted glob patterns, or what a manifest lists.
+    """Send scans to the queue.
 
-    Exit code 0: the broker has all of them; 1: some could not be sent (each is named).
+    PATH is a file, a folder (with all below it) or a quoted glob pattern; or a manifest lists the scans. Exit code 0: the broker has all of them; 1: some could not be sent (each is named).
     """
     from workers.kafka import create_topics, make_producer
     from workers.submission import Found, Submitter, find_scans, read_manifest, submit_all
@@ -172,37 +180,47 @@ def submit(paths: tuple[str, ...], manifest: Path | None, as_json: bool) -> None
         raise UserError("give either PATHs or --manifest")
     found = Found(read_manifest(manifest)) if manifest else find_scans(paths)
     _say_left_out(found.left_out)
+    if not found.submissions:
+        raise UserError("there is nothing to send")
     settings = load_settings()
     create_topics(settings.kafka)
     with _progress() as progress:
         task = progress.add_task("sent", total=len(found.submissions))
         submitter = Submitter(make_producer(settings.kafka), settings.kafka, lambda: progress.advance(task))
         queued = submit_all(submitter, found.submissions)
-    for failure in submitter.failures:
-        console.print(f"not sent: {failure}", markup=False, soft_wrap=True)
+    failures = [*submitter.failures, *found.unreadable]
+    for failure in failures:
+        _print_plain(f"not sent: {failure}")
     if as_json:
         for scan_id, scan in queued.items():
             click.echo(json.dumps({"scan_id": scan_id, "source": scan.uri}))
-    console.print(f"{submitter.sent} of {len(found.submissions)} scans sent to {settings.kafka.scans_topic}")
-    click.get_current_context().exit(1 if submitter.failures else 0)
+    _print_plain(f"{submitter.sent} of {len(found.submissions)} scans sent to {settings.kafka.scans_topic}")
+    click.get_current_context().exit(1 if failures else 0)
 
 
 @main.command()
 @click.option("--follow", "-f", is_flag=True, help="Go on waiting for new results until Ctrl-C.")
 @JSON_OPTION
 def results(follow: bool, as_json: bool) -> None:
-    """Read results from their topic, from its beginning: a line each, or whole as JSON."""
+    """Read results from the beginning of their topic.
+
+    Prints a line for each: scan id, status, tumour type or what is wrong, tumour pixels, source. With --json: all of it.
+    """
     from workers.topics import read_results
 
-    for result in read_results(load_settings().kafka, follow=follow):
-        if result is None:
-            continue
-        if as_json:
-            click.echo(result.model_dump_json())
-        else:
+    try:
+        for result in read_results(load_settings().kafka, follow=follow):
+            if result is None:
+                continue
+            if as_json:
+                click.echo(result.model_dump_json())
+                continue
             pixels = f"{result.mask.tumor_pixels} px" if result.mask else ""
-            why = result.reason.message if result.reason else (result.tumor_type or "")
-            click.echo("\t".join((result.scan_id, result.status, why, pixels)).rstrip())
+            finding = result.reason.message if result.reason else (result.tumor_type or "")
+            _print_row(result.scan_id, result.status, finding, pixels, result.source)
+    except KeyboardInterrupt:
+        if not follow:  # with it, this is how it ends
+            raise
 
 
 @main.group()
@@ -224,7 +242,7 @@ def dead_list(as_json: bool) -> None:
     if not as_json:
         table = Table("reason", "step", "scans", "for example")
         for (code, step), scan_ids in sorted(groups.items()):
-            table.add_row(code, step, str(len(scan_ids)), scan_ids[0])
+            table.add_row(code, Text(step), str(len(scan_ids)), Text(_printable(scan_ids[0])))
         Console().print(table if groups else "no scan was rejected")
 
 
@@ -235,7 +253,10 @@ def dead_list(as_json: bool) -> None:
 )
 @JSON_OPTION
 def dead_show(scan_id: str, save: Path | None, as_json: bool) -> None:
-    """Why a scan was rejected, and what was sent."""
+    """Why a scan was rejected, and what was sent.
+
+    One that was rejected more than once is shown as often; --save takes the last.
+    """
     from workers.dead import read_dead
 
     scans = [scan for scan in read_dead(load_settings().kafka) if scan.letter.scan_id == scan_id]
@@ -247,9 +268,12 @@ def dead_show(scan_id: str, save: Path | None, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(facts))
         else:
-            click.echo("\n".join(f"{name}: {value}" for name, value in facts.items()))
+            click.echo("\n".join(f"{name}: {_printable(str(value))}" for name, value in facts.items()))
     if save is not None:
-        save.write_bytes(scans[-1].value or b"")
+        try:
+            save.write_bytes(scans[-1].value or b"")
+        except OSError as problem:
+            raise UserError(f"{save} can't be written: {problem.strerror}") from problem
 
 
 @dead.command("redrive")
@@ -258,50 +282,61 @@ def dead_show(scan_id: str, save: Path | None, as_json: bool) -> None:
 )
 @click.option("--scan-id", "scan_ids", multiple=True, help="Only this scan; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent.")
-def dead_redrive(reason: str | None, scan_ids: Sequence[str], dry_run: bool) -> None:
-    """Send rejected scans to the queue again, byte for byte, once what was wrong is mended.
+@JSON_OPTION
+def dead_redrive(reason: str | None, scan_ids: Sequence[str], dry_run: bool, as_json: bool) -> None:
+    """Send rejected scans to the queue again.
 
-    Each scan sent gets a new final result.
+    They go byte for byte as they came, once what was wrong is mended: all, or those of one reason, or some. One that was
+    rejected more than once is sent once. Each scan sent gets a new final result. Exit code 1: some could not be sent.
     """
-    from workers.dead import read_dead, redrive
+    from workers.dead import read_dead, redrive_all
     from workers.kafka import make_producer
 
     settings = load_settings().kafka
+    # Their places alone: all that was ever rejected may not fit into memory.
     chosen = {
-        scan.letter.scan_id: scan
+        scan.letter.scan_id: (scan.letter.code, scan.place)
         for scan in read_dead(settings)
         if (reason is None or scan.letter.code == reason) and (not scan_ids or scan.letter.scan_id in scan_ids)
     }
     unknown = set(scan_ids) - chosen.keys()
     if unknown:
-        raise UserError(f"not among the rejected scans: {', '.join(sorted(unknown))}")
-    for scan_id, scan in chosen.items():
-        click.echo(f"{scan_id}\t{scan.letter.code}")
+        among = f"the scans rejected as {reason}" if reason else "the rejected scans"
+        raise UserError(f"not among {among}: {', '.join(map(_printable, sorted(unknown)))}")
+    for scan_id, (code, _) in chosen.items():
+        if as_json:
+            click.echo(json.dumps({"scan_id": scan_id, "code": code}))
+        else:
+            _print_row(scan_id, code)
     if dry_run:
         console.print(f"{len(chosen)} scans would be sent again")
         return
-    producer = make_producer(settings)
-    for scan in chosen.values():
-        redrive(scan, producer, settings)
-    if producer.flush(60):
-        raise UserError(f"Kafka at {settings.bootstrap_servers} did not take all of them within 60 s: try again")
-    console.print(f"{len(chosen)} scans sent again")
+    places = {place for _, place in chosen.values()}
+    again = (scan for scan in read_dead(settings) if scan.place in places)
+    failures = redrive_all(again, make_producer(settings), settings) if chosen else []
+    for failure in failures:
+        _print_plain(f"not sent: {failure}")
+    console.print(f"{len(chosen) - len(failures)} scans sent again")
+    click.get_current_context().exit(1 if failures else 0)
 
 
 @main.command()
 @click.option("--local", is_flag=True, help="Check what `run` and `up` need instead of the services in the settings.")
 @JSON_OPTION
 def doctor(local: bool, as_json: bool) -> None:
-    """Check this machine, and Kafka, Triton and the store that the settings name. Exit code 1 if something is missing."""
+    """Check Kafka, Triton and the store, or this machine.
+
+    Exit code 1 if something is missing.
+    """
     from workers.doctor import check_local, check_services
 
     checks = check_local(_own_model_repository()) if local else check_services(load_settings())
     if as_json:
-        click.echo(json.dumps([{"name": c.name, "ok": c.ok, "found": c.found, "advice": c.advice} for c in checks]))
+        click.echo(json.dumps([asdict(check) for check in checks]))
     else:
         for check in checks:
-            mark = "[green]ok[/green]  " if check.ok else "[red]FAIL[/red]"
-            Console(highlight=False).print(f"{mark} {check.name}: {check.found}", soft_wrap=True)
+            mark = ("ok  ", "green") if check.ok else ("FAIL", "red")
+            Console(highlight=False).print(Text.assemble(mark, f" {check.name}: {check.found}"), soft_wrap=True)
             if not check.ok:
                 click.echo(f"     {check.advice}")
     click.get_current_context().exit(0 if all(check.ok for check in checks) else 1)
@@ -321,9 +356,12 @@ def schema(out: Path | None) -> None:
     if out is None:
         click.echo(json.dumps(schemas, indent=2))
         return
-    out.mkdir(parents=True, exist_ok=True)
-    for name, content in schemas.items():
-        (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in schemas.items():
+            (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as problem:
+        raise UserError(f"{out} can't be written to: {problem.strerror}") from problem
 
 
 @main.command()
@@ -340,6 +378,15 @@ main.add_command(train)
 main.add_command(export)
 
 
+def _model_repository(given: Path | None) -> Path:
+    from workers.doctor import missing_models
+
+    repository = given or _own_model_repository()
+    if missing := missing_models(repository):
+        raise UserError(f"the model repository {repository} lacks {', '.join(missing)}")
+    return repository
+
+
 def _own_model_repository() -> Path:
     """The model repository of the checkout, or the one inside the installed package."""
     import deploy
@@ -351,25 +398,24 @@ def _own_model_repository() -> Path:
     raise UserError("no model repository comes with this installation: give --model-repository")
 
 
-def _clear_earlier_run(out: Path) -> None:
-    """Take away what an earlier run left, so that the folder shows one run. Anything else in it is not ours."""
-    if out.exists() and any(out.iterdir()) and not (out / "servers").is_dir():
-        raise UserError(f"{out} holds something else: choose an empty or new folder for --out")
-    for name in ("results.jsonl", "report.html"):
-        (out / name).unlink(missing_ok=True)
-    for name in ("masks", "overlays", "servers"):
-        shutil.rmtree(out / name, ignore_errors=True)
-
-
 def _say_left_out(sentences: Sequence[str], most: int = 20) -> None:
     for sentence in sentences[:most]:
-        console.print(f"left out: {sentence}", markup=False, soft_wrap=True)
+        _print_plain(f"left out: {sentence}")
     if len(sentences) > most:
         console.print(f"left out: {len(sentences) - most} more")
 
 
 def _print_plain(text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
+
+
+def _print_row(*cells: str) -> None:
+    click.echo("\t".join(map(_printable, cells)).rstrip())
+
+
+def _printable(text: str) -> str:
+    """What others have sent must not steer the terminal, nor break a line of a table."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _progress() -> Progress:

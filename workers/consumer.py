@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from workers.checkpoint import GroupMember, Outcome, Partition, Progress, Publisher, ScanMessage
 from workers.errors import Unavailable
@@ -78,7 +78,7 @@ class Worker:
         self._lag_at = 0.0
         self._stopping = threading.Event()
         self.assigned = False
-        self.turned_at = time.monotonic()
+        self.turned_at: float | None = None
 
     def stop(self) -> None:
         """Finish what is in flight, publish it and leave the group. Safe from signal handlers and other threads."""
@@ -94,6 +94,7 @@ class Worker:
                 self._turn(take=True)
             self._drain()
         finally:
+            self._stopping.set()
             self._patience.stop()
             self._threads.shutdown(wait=True, cancel_futures=True)
             self._publishing_thread.shutdown(wait=True)
@@ -118,16 +119,22 @@ class Worker:
         )
 
     def _take_batch(self) -> None:
-        """Take what is ready, up to the batch limit; wait a moment only if nothing is."""
-        # consume(n, t) would wait the whole t for n messages; so wait for one, then take what is there.
+        """Take what is ready, up to the batch limit; wait a moment only if nothing is.
+
+        All of a batch comes from one call: partitions may come and go during a call, and a scan from before would be
+        counted to a partition that is no longer ours, or ours anew.
+        """
+        # consume(n, t) would wait the whole t for n messages.
         # With scans in flight the wait is short: what finishes must be published, and what comes fills the next batch.
-        received = self._consumer.consume(1, TURN_S if not self._batches else TURN_S / 10)
-        if received and self._settings.batch_scans > 1:
-            received += self._consumer.consume(self._settings.batch_scans - 1, 0)
-        messages = [scan for message in received if (scan := self._scan_message(message)) is not None]
+        wait_s = TURN_S / 10 if self._batches else TURN_S
+        self._begin_batch(self._consumer.consume(self._settings.batch_scans, 0) or self._consumer.consume(1, wait_s))
+
+    def _begin_batch(self, received: Sequence[Message]) -> None:
+        messages = self._progress.take(
+            scan for message in received if (scan := self._scan_message(message)) is not None
+        )
         if not messages:
             return
-        self._progress.take(messages)
         self._metrics.batch_scans.observe(len(messages))
         self._batches.append(_Batch(messages, self._threads.submit(self._pipeline.process, messages)))
         self._measure_flight()
@@ -147,7 +154,7 @@ class Worker:
             key=message.key(),
             value=message.value(),
             headers=tuple(cast(Headers, message.headers() or ())),
-            timestamp_ms=message.timestamp()[1],
+            timestamp_ms=_timestamp_ms(message),
         )
 
     def _poll_while_full(self) -> None:
@@ -165,8 +172,8 @@ class Worker:
             self._consumer.pause(self._consumer.assignment())
             self._paused = True
         if self._paused:
-            for message in self._consumer.consume(1, 0):
-                _raise_if_fatal(message.error())
+            # Nothing comes from paused partitions. Should one have come to us this very moment, its scan is not lost.
+            self._begin_batch(self._consumer.consume(1, 0))
 
     def _resume(self) -> None:
         self._full_since = None
@@ -303,6 +310,11 @@ class Worker:
                 unpublished = self._progress.unpublished([Partition(place.topic, place.partition)])
                 waiting = max(0, high - position) + unpublished
                 self._metrics.lag.labels(place.topic, place.partition).set(waiting)
+
+
+def _timestamp_ms(message: Message) -> int:
+    kind, timestamp_ms = message.timestamp()
+    return int(time.time() * 1000) if kind == TIMESTAMP_NOT_AVAILABLE else timestamp_ms
 
 
 def _raise_if_fatal(error: KafkaError | None) -> None:

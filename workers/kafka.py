@@ -6,10 +6,10 @@ import logging
 import socket
 import uuid
 
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from workers.errors import UserError
+from workers.errors import Unavailable, UserError
 from workers.settings import MIB, KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 LARGEST_MESSAGE = 64 * MIB
 # The client fetches ahead at most this much per consumer: enough to keep batches full, small beside the worker itself.
 FETCH_AHEAD_KIB = 32 * 1024
-ADMIN_TIMEOUT_S = 30.0
+ADMIN_TIMEOUT_S = 15.0
+_NO_ANSWER = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
 
 
 def make_consumer(settings: KafkaSettings) -> Consumer:
@@ -94,7 +95,9 @@ def make_reader(settings: KafkaSettings, group_id: str, **more: str | int | bool
 
 
 def create_topics(settings: KafkaSettings) -> list[str]:
-    """Create the topics that are missing, and return their names. Raises UserError if the broker refuses.
+    """Create the topics that are missing, and return their names.
+
+    Raises Unavailable while no broker answers, and UserError if it refuses.
 
     Each partition of `results` and `scans.dead` may be as large as the scans' own, so all get the same count.
     """
@@ -115,6 +118,10 @@ def create_topics(settings: KafkaSettings) -> list[str]:
         for future in admin.create_topics(wanted, operation_timeout=ADMIN_TIMEOUT_S).values() if wanted else ():
             future.result(ADMIN_TIMEOUT_S)
     except KafkaException as problem:
+        if problem.args[0].code() in _NO_ANSWER:
+            raise Unavailable(
+                "kafka", f"no Kafka answers at {settings.bootstrap_servers}: is the address right?"
+            ) from problem
         raise UserError(
             f"the topics {', '.join(names)} can't be created at {settings.bootstrap_servers}: {problem.args[0].str()}"
         ) from problem

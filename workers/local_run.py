@@ -2,35 +2,82 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import shlex
+import shutil
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local.stack import Stack
 from deploy.local.worker import WorkerProcess
+from workers.errors import UserError
 from workers.kafka import create_topics, make_producer
 from workers.messages import ScanResult
 from workers.settings import KafkaSettings, Settings
 from workers.submission import Found, Submission, Submitter, submit_all
 from workers.topics import read_results
 
-# With nothing finished for this long something is stuck for good: the slowest single step waits out outages, and on
-# one machine with its own servers there are none that a wait would mend.
+# With nothing finished for this long something is stuck for good: most outages are over by then, and whoever can end
+# the others sits in front of it.
 STALL_TIMEOUT_S = 300.0
 # A worker that died is started again, as Kubernetes would; a scan that kills it every time must not do so for ever.
 WORKER_STARTS = 3
+# Longer than the slowest batch on a busy machine, and still soon for a person who wonders why nothing moves.
+ASK_WORKER_AFTER_S = 3.0
+# Who stops a run early doesn't want to wait, and what is in flight then is worth nothing.
+DRAIN_TIMEOUT_S = 2.0
+
+RESULTS = "results.jsonl"
+_WRITTEN_BY_RUN = (RESULTS, "report.html", "masks", "overlays", "servers")
+# In a folder that a run has written: the next one may replace what is there. Locked while a run writes.
+_RUN_MARK = ".mristream-run"
+_UP_MARK = ".mristream-up"
+
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """What a run delivered. `results` is in the order of the input; `missing` are inputs without a final result."""
+    """What a run delivered. `results` is in the order of the input; `missing` says what has no final result, and why."""
 
     results: list[ScanResult]
     missing: list[str]
     seconds: float
+
+
+@contextmanager
+def run_folder(out: Path, found: Found) -> Iterator[None]:
+    """Have `out` to ourselves for one run, without what an earlier run has left in it.
+
+    Raises UserError if it holds anything else, can't be written, is in use, or doesn't lie apart from the input: the
+    next run would take results for scans, or this one delete what it is to read.
+    """
+    for folder in found.folders:
+        if out.is_relative_to(folder.resolve()):
+            raise UserError(
+                f"{out} lies in {folder}, where the scans are, and the next run would send what this one writes: "
+                "choose a folder elsewhere for --out"
+            )
+    for scan in found.submissions:
+        if scan.path is not None and scan.path.resolve().is_relative_to(out):
+            raise UserError(f"{scan.path} lies in {out}, which is cleared first: choose another folder for --out")
+    with _own_folder(out, _RUN_MARK, may_hold_others=False):
+        try:
+            for path in (out / name for name in _WRITTEN_BY_RUN):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        except OSError as problem:
+            raise UserError(f"what an earlier run left in {out} can't be deleted: {problem}") from problem
+        yield
 
 
 def run_scans(
@@ -39,34 +86,36 @@ def run_scans(
     settings: Settings,
     model_repository: Path,
     *,
-    report: Callable[[str], None],
+    report: Report,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> RunOutcome:
     """Stream the scans through servers of our own and stop those again, whatever happens.
 
-    `settings` says all but the servers' addresses. `advance` hears how many results of how many are there. Server logs
-    stay in `out/servers`. Raises ServerError if a server doesn't start or dies.
+    `settings` says all but the servers' addresses. `advance` hears how many results of how many are there. The results
+    that there are when it ends, however it ends, are in `out/results.jsonl`; server logs stay in `out/servers`.
+    Raises ServerError if a server doesn't start or dies.
     """
     servers = out / "servers"
+    settings = settings.model_copy(
+        update={"worker": settings.worker.model_copy(update={"drain_timeout_s": DRAIN_TIMEOUT_S})}
+    )
     try:
         with Stack(servers, model_repository=model_repository, report=report) as stack:
             settings = _with_addresses(settings, stack)
             create_topics(settings.kafka)
             with WorkerProcess(servers, settings) as worker:
-                return _stream(found, settings.kafka, stack, worker, advance)
+                return _Run(found, settings.kafka, stack, worker, report, advance).stream(out / RESULTS)
     finally:
         _keep_only_logs(servers)
 
 
-def keep_up(
-    folder: Path, settings: Settings, model_repository: Path, *, workers: int, report: Callable[[str], None]
-) -> None:
+def keep_up(folder: Path, settings: Settings, model_repository: Path, *, workers: int, report: Report) -> None:
     """Run servers and workers in `folder` until Ctrl-C or SIGTERM; a worker that dies is started again.
 
-    Raises ServerError if a server doesn't start or dies.
+    Raises ServerError if a server doesn't start or dies, UserError if another one uses `folder`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as running:
+        running.enter_context(_own_folder(folder, _UP_MARK, may_hold_others=True))
         stack = running.enter_context(Stack(folder, model_repository=model_repository, report=report))
         settings = _with_addresses(settings, stack)
         create_topics(settings.kafka)
@@ -76,7 +125,8 @@ def keep_up(
         report("ready. In another terminal:")
         report(f"  export MRISTREAM_KAFKA__BOOTSTRAP_SERVERS={stack.kafka.bootstrap_servers}")
         report(f"  export MRISTREAM_TRITON__URL={stack.triton.grpc_url}")
-        report(f"  export MRISTREAM_STORE__URI={settings.store.uri}")
+        if "@" not in settings.store.uri:  # a password stays where it was given
+            report(f"  export MRISTREAM_STORE__URI={shlex.quote(settings.store.uri)}")
         report("  mristream submit PATH…; mristream results --follow")
         for process in processes:
             report(f"metrics: {process.url('/metrics')}")
@@ -93,6 +143,139 @@ def keep_up(
             report("stopping")
 
 
+class _Run:
+    """One run, once its servers and its worker are up."""
+
+    def __init__(
+        self,
+        found: Found,
+        kafka: KafkaSettings,
+        stack: Stack,
+        worker: WorkerProcess,
+        report: Report,
+        advance: Callable[[int, int], None],
+    ) -> None:
+        self._found = found
+        self._kafka = kafka
+        self._stack = stack
+        self._worker = worker
+        self._report = report
+        self._advance = advance
+        self._submitter = Submitter(make_producer(kafka), kafka)
+        self._sending_failed: Exception | None = None
+        self._all_sent = threading.Event()
+        self._results: dict[str, ScanResult] = {}
+        self._worker_starts = 1
+        self._waiting_for = ""
+
+    def stream(self, results_file: Path) -> RunOutcome:
+        """Send all scans, and return when each that Kafka took has its result, or none came for too long."""
+        started = last_result_at = asked_at = time.monotonic()
+        threading.Thread(target=self._send_all, name="submit", daemon=True).start()
+        try:
+            for result in read_results(self._kafka, follow=True):
+                now = time.monotonic()
+                if result is not None:
+                    self._results[result.scan_id] = result
+                    last_result_at = now
+                    self._advance(len(self._results), len(self._found.submissions))
+                if self._complete():
+                    break
+                if result is not None:
+                    continue
+                self._look_after_servers()
+                if now - last_result_at > STALL_TIMEOUT_S:
+                    self._report(f"nothing was finished for {STALL_TIMEOUT_S:.0f} s: the run is given up")
+                    break
+                if now - max(last_result_at, asked_at) > ASK_WORKER_AFTER_S:
+                    asked_at = now
+                    self._say_what_is_waited_for()
+        finally:
+            self._write_results(results_file)
+        return RunOutcome(self._in_order(), self._missing(), last_result_at - started)
+
+    def _send_all(self) -> None:
+        try:
+            submit_all(self._submitter, self._found.submissions)
+        except Exception as problem:  # raised again on the main thread
+            self._sending_failed = problem
+        finally:
+            self._all_sent.set()
+
+    def _complete(self) -> bool:
+        if not self._all_sent.is_set():
+            return False
+        if self._sending_failed is not None:
+            raise self._sending_failed
+        return self._results.keys() >= self._submitter.queued.keys()
+
+    def _look_after_servers(self) -> None:
+        self._stack.check()
+        if self._worker.alive():
+            return
+        if self._worker_starts == WORKER_STARTS:
+            self._worker.check()
+        self._worker_starts += 1
+        self._report(f"the worker died and is started again; its log: {self._worker.log}")
+        self._worker.stop()
+        self._worker.start()
+
+    def _say_what_is_waited_for(self) -> None:
+        waiting_for = _waiting_for(self._worker)
+        if waiting_for != self._waiting_for:
+            self._report(f"the worker waits for {waiting_for}" if waiting_for else "the worker goes on")
+            self._waiting_for = waiting_for
+
+    def _in_order(self) -> list[ScanResult]:
+        return [self._results[scan_id] for scan_id in list(self._submitter.queued) if scan_id in self._results]
+
+    def _missing(self) -> list[str]:
+        queued: list[tuple[str, Submission]] = list(self._submitter.queued.items())
+        missing = [f"{scan.place}: no result came" for scan_id, scan in queued if scan_id not in self._results]
+        return [*missing, *self._submitter.failures, *self._found.unreadable]
+
+    def _write_results(self, file: Path) -> None:
+        results = self._in_order()
+        file.write_text("".join(f"{result.model_dump_json()}\n" for result in results), encoding="utf-8")
+        if len(results) < len(self._found.submissions):
+            self._report(f"{len(results)} of {len(self._found.submissions)} results are in {file}")
+
+
+def _waiting_for(worker: WorkerProcess) -> str:
+    """What the worker says that it waits for, with the reason from its log; empty if it waits for nothing."""
+    try:
+        with urllib.request.urlopen(worker.url("/readyz"), timeout=2):
+            return ""
+    except urllib.error.HTTPError as answer:
+        names: list[str] = json.loads(answer.read())["waiting_for"]
+    except OSError:
+        return ""  # it starts, or has died, which is noticed elsewhere
+    lines = worker.log.read_text(errors="replace").splitlines()
+    reasons = [
+        next((line.partition("waiting for ")[2] for line in reversed(lines) if f"waiting for {name}: " in line), name)
+        for name in names
+    ]
+    return "; ".join(reasons)
+
+
+@contextmanager
+def _own_folder(folder: Path, mark: str, *, may_hold_others: bool) -> Iterator[None]:
+    """Make `folder` if it isn't there, and hold the lock of the file `mark` in it; the kernel frees it however we end."""
+    try:
+        if not may_hold_others and folder.exists() and any(folder.iterdir()) and not (folder / mark).exists():
+            raise UserError(f"{folder} holds something else: choose an empty or new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / mark).open("a")
+    except OSError as problem:
+        raise UserError(f"{folder} can't be written to: {problem.strerror}") from problem
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another mristream uses {folder}: choose another folder, or wait for it to end") from None
+        yield
+
+
 def _keep_only_logs(folder: Path) -> None:
     """What servers stored is worth nothing once their results are read; their logs may be asked for."""
     for path in sorted(folder.rglob("*"), reverse=True):
@@ -104,49 +287,7 @@ def _keep_only_logs(folder: Path) -> None:
 
 
 def _with_addresses(settings: Settings, stack: Stack) -> Settings:
-    kafka = settings.kafka.model_copy(update={"bootstrap_servers": stack.kafka.bootstrap_servers})
+    # Security settings of another Kafka mean nothing to our own.
+    kafka = settings.kafka.model_copy(update={"bootstrap_servers": stack.kafka.bootstrap_servers, "client": {}})
     triton = settings.triton.model_copy(update={"url": stack.triton.grpc_url})
     return settings.model_copy(update={"kafka": kafka, "triton": triton})
-
-
-def _stream(
-    found: Found, kafka: KafkaSettings, stack: Stack, worker: WorkerProcess, advance: Callable[[int, int], None]
-) -> RunOutcome:
-    submitter = Submitter(make_producer(kafka), kafka)
-    queued: dict[str, Submission] = {}
-    all_queued = threading.Event()
-
-    def submit() -> None:
-        try:
-            queued.update(submit_all(submitter, found.submissions))
-        finally:
-            all_queued.set()
-
-    started = time.monotonic()
-    threading.Thread(target=submit, name="submit", daemon=True).start()
-    results: dict[str, ScanResult] = {}
-    last_result_at, starts = started, 1
-    for result in read_results(kafka, follow=True):
-        if result is not None:
-            results[result.scan_id] = result
-            last_result_at = time.monotonic()
-            advance(len(results), len(found.submissions))
-        if all_queued.is_set() and results.keys() >= queued.keys():
-            break
-        if result is not None:
-            continue
-        stack.check()
-        if not worker.alive():
-            if starts == WORKER_STARTS:
-                worker.check()
-            starts += 1
-            worker.stop()
-            worker.start()
-        if time.monotonic() - last_result_at > STALL_TIMEOUT_S:
-            break
-    missing = [queued[scan_id].uri for scan_id in queued if scan_id not in results]
-    return RunOutcome(
-        results=[results[scan_id] for scan_id in queued if scan_id in results],
-        missing=[*missing, *submitter.failures],
-        seconds=last_result_at - started,
-    )

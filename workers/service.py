@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from contextlib import ExitStack
 
 from workers.checkpoint import Publisher
@@ -16,7 +17,7 @@ from workers.inference import TritonModels
 from workers.kafka import create_topics, make_consumer, make_transactional_producer, transactional_id
 from workers.metrics import Metrics
 from workers.pipeline import Pipeline
-from workers.retry import Patience
+from workers.retry import GaveUp, Patience
 from workers.settings import Settings
 from workers.sources import Sources
 from workers.stores import open_store
@@ -40,7 +41,6 @@ def run_worker(settings: Settings) -> None:
             timeout_s=settings.source.timeout_s,
             allowed_prefixes=settings.source.allowed_prefixes,
         )
-        create_topics(settings.kafka)
         consumer = make_consumer(settings.kafka)
         producer_id = transactional_id(settings.kafka)
         worker = Worker(
@@ -75,6 +75,8 @@ def run_worker(settings: Settings) -> None:
             signal.signal(number, _exit_at_once)
             log.info("%s: finishing what is in flight", signal.Signals(number).name)
             worker.stop()
+            if worker.turned_at is None:  # still waiting for Kafka, and nothing to finish
+                patience.stop()
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
@@ -83,7 +85,7 @@ def run_worker(settings: Settings) -> None:
                 settings.worker.http_host,
                 settings.worker.http_port,
                 registry=metrics.registry,
-                turned_at=lambda: worker.turned_at,
+                turned_at=lambda: worker.turned_at or time.monotonic(),
                 not_ready=not_ready,
             )
         except OSError as problem:
@@ -93,6 +95,10 @@ def run_worker(settings: Settings) -> None:
             ) from problem
         resources.enter_context(health)
         log.info("metrics and health on port %d", health.port)
+        try:
+            patience.insist("kafka", lambda: create_topics(settings.kafka))
+        except GaveUp:
+            return
         worker.run()
 
 

@@ -86,7 +86,9 @@ class DecodeSettings(Group):
     two children of 128 MiB each, and three batches with one file of 32 MiB each in memory twice."""
 
     max_bytes: int = Field(32 * MIB, gt=0, description="of one file, inline or by reference")
-    max_pixels: int = Field(4096 * 4096, gt=0, description="rows x columns x frames, checked before anything is decoded")
+    max_pixels: int = Field(
+        4096 * 4096, gt=0, description="rows x columns x frames, checked before anything is decoded"
+    )
     medical_processes: int = Field(2, gt=0, description="child processes that decode DICOM and large images")
     medical_timeout_s: float = Field(10.0, gt=0, description="for one file in a child process")
     medical_memory_bytes: int = Field(128 * MIB, gt=0, description="address space that decoding one file may add")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import glob
 import hashlib
+import io
 import json
 import mimetypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -29,13 +31,21 @@ class Submission:
     scan_id: str | None = None
     patient_key: str | None = None
 
+    @property
+    def place(self) -> str:
+        """How a person would name it."""
+        return str(self.path or self.uri)
+
 
 @dataclass(slots=True)
 class Found:
-    """What is to be sent, and a sentence for each thing that isn't."""
+    """What is to be sent, a sentence for each thing that isn't, and the folders that were searched."""
 
     submissions: list[Submission] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    # These may hold scans: whoever wants all of them sent has not got that.
+    unreadable: list[str] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
 
 
 def find_scans(paths: Sequence[str]) -> Found:
@@ -46,7 +56,7 @@ def find_scans(paths: Sequence[str]) -> Found:
     found = Found()
     seen: set[Path] = set()
     for given in paths:
-        for path in _expand(given, found.left_out):
+        for path in _expand(given, found):
             # Links keep their own name: data sets are often folders of links, each a scan with a name of its own.
             absolute = Path(os.path.abspath(path))  # noqa: PTH100
             if absolute in seen:
@@ -68,7 +78,8 @@ def read_manifest(manifest: Path) -> list[Submission]:
         uri, path = row.get("uri"), row.get("path")
         if bool(uri) == bool(path):
             raise UserError(f"{manifest}:{number}: give either `uri` or `path`")
-        local = _local_path(uri) if uri else (manifest.parent / str(path)).resolve()
+        # As in find_scans: one file has one address, however it is named.
+        local = _local_path(uri) if uri else Path(os.path.abspath(manifest.parent / str(path)))  # noqa: PTH100
         if local is not None and not local.is_file():
             raise UserError(f"{manifest}:{number}: {local} is not a file")
         submissions.append(
@@ -83,7 +94,8 @@ def read_manifest(manifest: Path) -> list[Submission]:
 
 
 class Submitter:
-    """Sends scans; `sent` counts what the broker has taken, `failures` says what it has not."""
+    """Sends scans. `queued` holds, by scan id, those that the broker has taken or may still take; `failures` has a
+    sentence for each of the others; `sent` counts what the broker has taken."""
 
     def __init__(
         self, producer: Producer, settings: KafkaSettings, on_delivery: Callable[[], None] = lambda: None
@@ -91,17 +103,21 @@ class Submitter:
         self._producer = producer
         self._settings = settings
         self._on_delivery = on_delivery
-        self.sent = 0
+        self.queued: dict[str, Submission] = {}
         self.failures: list[str] = []
+        self.sent = 0
 
-    def send(self, scan: Submission) -> str | None:
-        """Queue one scan and return its id; None if its file can't be read, which `failures` then tells."""
+    def send(self, scan: Submission) -> None:
+        """Queue one scan. Two scans with one id would share one result, so the second one fails."""
         try:
             value, content_type, digest = self._payload(scan)
         except OSError as problem:
-            self.failures.append(f"{scan.path}: {problem.strerror or problem}")
-            return None
+            self._fail(scan, problem.strerror or str(problem))
+            return
         scan_id = scan.scan_id or _scan_id(digest, scan.uri)
+        if scan_id in self.queued:
+            self._fail(scan, f"scan id {scan_id} is taken by {self.queued[scan_id].place}")
+            return
         headers = {
             "ce_specversion": "1.0",
             "ce_id": scan_id,
@@ -109,6 +125,7 @@ class Submitter:
             "ce_type": SCAN_TYPE,
             "content-type": content_type,
         }
+        self.queued[scan_id] = scan
         while True:
             try:
                 self._producer.produce(
@@ -116,28 +133,31 @@ class Submitter:
                     key=(scan.patient_key or scan_id).encode(),
                     value=value,
                     headers=[(name, text.encode()) for name, text in headers.items()],
-                    on_delivery=self._delivered,
+                    on_delivery=partial(self._delivered, scan_id),
                 )
             except BufferError:
                 self._producer.poll(0.1)  # the queue is full: let some of it go out
             except KafkaException as problem:
-                self.failures.append(f"{scan.uri}: {problem.args[0].str()}")
-                return None
+                self._fail(self.queued.pop(scan_id), problem.args[0].str())
+                return
             else:
                 self._producer.poll(0)
-                return scan_id
+                return
 
     def finish(self) -> None:
         """Wait until everything is delivered or has failed."""
         while self._producer.flush(0.5):
             pass
 
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+    def _delivered(self, scan_id: str, error: KafkaError | None, message: Message) -> None:
         if error is None:
             self.sent += 1
         else:
-            self.failures.append(f"a scan was not taken by the broker: {error.str()}")
+            self._fail(self.queued.pop(scan_id), f"Kafka did not take it: {error.str()}")
         self._on_delivery()
+
+    def _fail(self, scan: Submission, why: str) -> None:
+        self.failures.append(f"{scan.place}: {why}")
 
     def _payload(self, scan: Submission) -> tuple[bytes, str, str]:
         """The message's value, its content type, and the digest that the scan's id is made of."""
@@ -152,23 +172,19 @@ class Submitter:
 
 
 def submit_all(submitter: Submitter, scans: Iterable[Submission]) -> dict[str, Submission]:
-    """Send all; returns the scans that were queued by id. Two scans with one id would share one result: refused."""
-    queued: dict[str, Submission] = {}
+    """Send all; returns, by scan id, the scans that the broker has taken."""
     for scan in scans:
-        if scan.scan_id is not None and scan.scan_id in queued:
-            submitter.failures.append(f"{scan.uri}: scan id {scan.scan_id} is taken by {queued[scan.scan_id].uri}")
-            continue
-        scan_id = submitter.send(scan)
-        if scan_id is not None:
-            queued[scan_id] = scan
+        submitter.send(scan)
     submitter.finish()
-    return queued
+    return submitter.queued
 
 
-def _expand(given: str, left_out: list[str]) -> Iterator[Path]:
+def _expand(given: str, found: Found) -> Iterator[Path]:
     path = Path(given)
+    if not given:
+        raise UserError("a path is empty")
     if path.is_dir():
-        yield from _files_below(path, left_out)
+        yield from _files_below(path, found)
     elif path.is_file():
         yield path
     elif path.exists():
@@ -179,18 +195,21 @@ def _expand(given: str, left_out: list[str]) -> Iterator[Path]:
             raise UserError(f"nothing matches {given}")
         for match in matches:
             if match.is_dir():
-                yield from _files_below(match, left_out)
+                yield from _files_below(match, found)
             elif match.is_file():
                 yield match
             else:
-                left_out.append(f"{match}: no regular file")
+                found.left_out.append(f"{match}: no regular file")
     else:
         raise UserError(f"{given} is not there")
 
 
-def _files_below(folder: Path, left_out: list[str]) -> Iterator[Path]:
+def _files_below(folder: Path, found: Found) -> Iterator[Path]:
+    left_out = found.left_out
+    found.folders.append(folder)
+
     def unreadable(problem: OSError) -> None:
-        left_out.append(f"{problem.filename}: {problem.strerror}")
+        found.unreadable.append(f"{problem.filename}: {problem.strerror}")
 
     for place, folders, files in os.walk(folder, onerror=unreadable):
         folders.sort()
@@ -213,9 +232,15 @@ def _manifest_rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"the manifest {manifest} can't be read: {problem}") from problem
     if manifest.suffix.lower() == ".csv":
-        yield from enumerate(csv.DictReader(text.splitlines()), start=2)
+        rows = csv.DictReader(io.StringIO(text, newline=""))
+        try:
+            for row in rows:
+                yield rows.line_num, row
+        except csv.Error as problem:
+            raise UserError(f"{manifest}:{rows.line_num}: {problem}") from problem
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines(): JSON may hold line separators of Unicode as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from deploy.local.triton_environment import TritonEnvironment, triton_environmen
 _PROBE_TIMEOUT_S = 1.0
 # Requests that are still running when it is asked to stop get this long.
 _EXIT_TIMEOUT_S = 3
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps what shm_open() names
 _MODEL_ROW = re.compile(r"^\| *(\S*) *\| *(\S*) *\| (.*?) *\|$")
 
 
@@ -35,6 +37,8 @@ class Triton(Server):
         self._model_repository = model_repository.resolve()
         self._model_config_name = model_config_name
         self._arguments = tuple(arguments)
+        # The python backend talks to its models through files in shared memory, and forgets them when it is interrupted.
+        self._shared_memory = f"mristream-{uuid.uuid4().hex[:12]}-"
         self._installed: TritonEnvironment | None = None
         self._ports: list[int] = []
 
@@ -77,8 +81,15 @@ class Triton(Server):
             f"--metrics-port={metrics}",
             "--allow-gpu-metrics=false",
             f"--exit-timeout-secs={_EXIT_TIMEOUT_S}",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
             *self._arguments,
         ]
+
+    def stop(self) -> None:
+        """Stop it, and give back the memory that it shared with its models."""
+        super().stop()
+        for region in _SHARED_MEMORY.glob(f"{self._shared_memory}*"):
+            region.unlink(missing_ok=True)
 
     def environment(self) -> dict[str, str]:
         """Ours, but with the models' Python first."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from deploy.local import debian
 from deploy.local.cache import cached
-from deploy.local.server import Report, ServerError, die_with_parent, silent
+from deploy.local.server import DIES_WITH_PARENT, Report, ServerError, silent
 
 # The Pythons that numpy 1 has wheels for, and the server a stub.
 _PYTHONS = ((3, 12), (3, 11))
@@ -197,13 +197,12 @@ def _run(command: list[str]) -> None:
     """Run one step of the installation. It dies with us: nothing goes on in the background after Ctrl-C."""
     try:
         done = subprocess.run(
-            command,
+            [*DIES_WITH_PARENT, *command],
             capture_output=True,
             text=True,
             timeout=_INSTALL_TIMEOUT_S,
             # This very Python's settings are not those of the other environment.
             env={name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")},
-            preexec_fn=die_with_parent,
             check=False,
         )
     except subprocess.TimeoutExpired as error:

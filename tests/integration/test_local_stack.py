@@ -103,6 +103,11 @@ def next_value(client: Consumer) -> bytes:
     return value
 
 
+def shared_memory() -> set[str]:
+    """Names of the regions that Tritons of ours share with their models."""
+    return {path.name for path in Path("/dev/shm").glob("mristream-*")}
+
+
 def wait_for(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while not condition():
@@ -267,6 +272,7 @@ def test_a_signal_to_the_process_stops_all_servers(
     number: signal.Signals, moment: str, status: int, models: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", STACK_IN_A_PROCESS, str(tmp_path), str(models)]
+    before = shared_memory()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         assert any(line.startswith(moment) for line in process.stdout), "the stack did not start"
@@ -274,6 +280,8 @@ def test_a_signal_to_the_process_stops_all_servers(
         os.kill(process.pid, number)
         assert process.wait(TIMEOUT_S) == status
 
+    if number != signal.SIGKILL:
+        assert shared_memory() <= before
     # After SIGKILL nobody waits for them: the kernel ends the servers, and Triton's models notice that it has gone.
     wait_for(lambda: processes_in(tmp_path) == [], "end of the servers")
 
