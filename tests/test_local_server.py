@@ -117,6 +117,13 @@ def test_a_server_that_dies_says_which_why_and_where_its_log_is(tmp_path: Path) 
     assert "no such colour: mauve" in str(caught.value)
 
 
+def test_a_missing_setpriv_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(ServerError, match="web can't be started without the program setpriv: install util-linux"):
+        Web(tmp_path).start()
+
+
 def test_an_earlier_start_is_not_blamed(tmp_path: Path) -> None:
     (tmp_path / "script.log").write_text("the trouble of yesterday: Address already in use\n")
 

@@ -46,6 +46,7 @@ class Commands(click.Group):
             console.print(Text.assemble(("error:", "red"), " ", str(problem)), soft_wrap=True)
             ctx.exit(2 if isinstance(problem, UserError) else 1)
         except KeyboardInterrupt:
+            console.print("interrupted")
             ctx.exit(INTERRUPTED)
 
 
@@ -91,7 +92,7 @@ def run(
     found = find_scans(paths)
     _say_left_out(found.left_out)
     if not found.submissions:
-        raise UserError("there is nothing to send")
+        raise UserError(f"there is nothing to send: no file in {', '.join(paths)}")
     out = out.resolve()
     settings = load_settings(store={"uri": store or (out / "masks").as_uri()})
     models = _model_repository(model_repository)
@@ -181,7 +182,7 @@ def submit(paths: tuple[str, ...], manifest: Path | None, as_json: bool) -> None
     found = Found(read_manifest(manifest)) if manifest else find_scans(paths)
     _say_left_out(found.left_out)
     if not found.submissions:
-        raise UserError("there is nothing to send")
+        raise UserError(f"there is nothing to send: no file in {manifest or ', '.join(paths)}")
     settings = load_settings()
     create_topics(settings.kafka)
     with _progress() as progress:

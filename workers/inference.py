@@ -61,7 +61,7 @@ class TritonModels:
     def __init__(self, settings: TritonSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
-        self._client = triton.InferenceServerClient(settings.url)
+        self._client = triton.InferenceServerClient(settings.url, channel_args=_channel_args(settings.url))
         self._served: ServedModels | None = None
         self._served_at = 0.0
         self._lock = threading.Lock()
@@ -155,3 +155,9 @@ class TritonModels:
         if error.status() in _OUR_FAULT:
             return RuntimeError(f"Triton refuses our request to {model}: {error.message()}")
         return Unavailable("triton", f"{model} at {self._settings.url}: {error.message()}")
+
+
+def _channel_args(url: str) -> list[tuple[str, int]]:
+    """gRPC would ask a proxy of the environment even for this very machine; no proxy can reach that."""
+    host = url.rpartition(":")[0]
+    return [("grpc.enable_http_proxy", 0)] if host in ("127.0.0.1", "localhost", "[::1]") else []

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def run_folder(out: Path, found: Found) -> Iterator[None]:
     for folder in found.folders:
         if out.is_relative_to(folder.resolve()):
             raise UserError(
-                f"{out} lies in {folder}, where the scans are, and the next run would send what this one writes: "
+                f"what is written to {out} would be read as scans by the next run over {folder}: "
                 "choose a folder elsewhere for --out"
             )
     for scan in found.submissions:
@@ -238,7 +238,7 @@ class _Run:
         results = self._in_order()
         file.write_text("".join(f"{result.model_dump_json()}\n" for result in results), encoding="utf-8")
         if len(results) < len(self._found.submissions):
-            self._report(f"{len(results)} of {len(self._found.submissions)} results are in {file}")
+            self._report(f"stopping: {len(results)} of {len(self._found.submissions)} results are in {file}")
 
 
 def _waiting_for(worker: WorkerProcess) -> str:
@@ -277,11 +277,10 @@ def _own_folder(folder: Path, mark: str, *, may_hold_others: bool) -> Iterator[N
 
 
 def _keep_only_logs(folder: Path) -> None:
-    """What servers stored is worth nothing once their results are read; their logs may be asked for."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir() and not path.is_symlink():
-            with suppress(OSError):  # a log is in it
-                path.rmdir()
+    """Delete what servers stored, the scans among it: it is worth nothing once their results are read."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
         elif path.suffix != ".log":
             path.unlink()
 

@@ -170,16 +170,21 @@ class Server(ABC):
             if stopping.is_set():
                 raise ServerError(f"{self.name} was stopped while it started")
             self._log_start = log.tell()
-            self._process = subprocess.Popen(
-                [*DIES_WITH_PARENT, *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self.environment(),
-                cwd=self.folder,
-                # A group of its own: Ctrl-C in the terminal reaches us alone, and we stop servers in order.
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [*DIES_WITH_PARENT, *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self.environment(),
+                    cwd=self.folder,
+                    # A group of its own: Ctrl-C in the terminal reaches us alone, and we stop servers in order.
+                    start_new_session=True,
+                )
+            except FileNotFoundError as error:
+                raise ServerError(
+                    f"{self.name} can't be started without the program {DIES_WITH_PARENT[0]}: install util-linux"
+                ) from error
             return self._process
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], deadline: float) -> None:
