@@ -118,12 +118,14 @@ def test_a_brain_gets_a_mask_of_its_own_size_that_is_stored_before_the_result(ma
 
 
 def test_one_bad_scan_in_a_batch_costs_only_itself(make: Callable[..., Pipeline]) -> None:
-    messages = [scan_message(n, value=value) for n, value in enumerate((b"256x256", b"bad", None, b"64x64"))]
+    values = (b"256x256", b"bad", None, b"64x64")
+    messages = [scan_message(n, value=value, ce_source=f"file:///{n}") for n, value in enumerate(values)]
 
     outcomes = make(Models()).process(messages)
 
     assert [o.result.status for o in outcomes] == ["segmented", "rejected", "rejected", "segmented"]
     assert [o.message for o in outcomes] == messages
+    assert [o.result.source for o in outcomes] == ["file:///0", "file:///1", "file:///2", "file:///3"]
     bad, empty = outcomes[1], outcomes[2]
     assert bad.result.reason is not None
     assert (bad.result.reason.code, bad.result.reason.step) == (Reason.DAMAGED, "decode")

@@ -56,7 +56,7 @@ class ScanRequest(Contract):
         """Read a Kafka message's value and headers.
 
         A message without `ce_id` gets the SHA-256 of its value as scan id. Raises ScanRejected where the value is
-        empty or a reference can't be understood; `scan_id_of` still names such a scan.
+        empty or a reference can't be understood; `scan_id_of` and `source_of` still name such a scan.
         """
         fields = _texts(headers)
         if not value:
@@ -67,7 +67,7 @@ class ScanRequest(Contract):
             content = _reference(value)
         return cls(
             scan_id=scan_id_of(value, headers),
-            source=fields.get("ce_source", "")[:4096],
+            source=source_of(headers),
             content_type=content_type,
             trace_id=trace_id_of(headers),
             content=content,
@@ -174,6 +174,11 @@ def scan_id_of(value: bytes | None, headers: Headers) -> str:
     """The scan's id: `ce_id`, or else the SHA-256 of the value. Works for any message, however broken."""
     given = _texts(headers).get("ce_id", "")
     return given[:512] if given else hashlib.sha256(value or b"").hexdigest()
+
+
+def source_of(headers: Headers) -> str:
+    """Where the scan comes from, `ce_source`, as far as the sender says so. Works for any message."""
+    return _texts(headers).get("ce_source", "")[:4096]
 
 
 def trace_id_of(headers: Headers) -> str | None:

@@ -27,6 +27,7 @@ from workers.messages import (
     ScanResult,
     Status,
     scan_id_of,
+    source_of,
     trace_id_of,
 )
 from workers.metrics import Metrics
@@ -167,7 +168,7 @@ class Pipeline:
         scan.timing_ms["end_to_end"] = round(max(0.0, time.time() * 1000 - message.timestamp_ms), 3)
         result = ScanResult(
             scan_id=scan.scan_id,
-            source=scan.request.source if scan.request else "",
+            source=source_of(message.headers),
             status=scan.status,
             flags=scan.flags,
             probabilities=verdict.probabilities if verdict else None,
