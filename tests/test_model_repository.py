@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from workers.inference import LABELS
+from workers.messages import LABELS
 
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
 SERVED = ("brain_mri_classifier", "tumor_unet")

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.models import CLASSES
 from workers.decoding.fit import MODEL_SIDE, fit
+from workers.messages import LABELS
 
 SPLITS = ("train", "val", "test", "external")
 
@@ -40,7 +40,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Slices:
-    """Slices in memory: `images` and `masks` uint8 [N, 256, 256] (mask 0 or 1), `labels` int64 [N] into `CLASSES`."""
+    """Slices in memory: `images` and `masks` uint8 [N, 256, 256] (mask 0 or 1), `labels` int64 [N] into `LABELS`."""
 
     examples: tuple[Example, ...]
     images: NDArray[np.uint8]
@@ -61,8 +61,8 @@ def read_brain_index(index: Path, *, primary_only: bool = True) -> list[Example]
     for number, row in _rows(index, required={"id", "image", "label", "split", "group_id"}):
         if primary_only and row.get("primary", "1") != "1":
             continue
-        if row["label"] not in CLASSES:
-            raise DataError(f"{index}:{number}: unknown label {row['label']!r}; known: {', '.join(CLASSES)}")
+        if row["label"] not in LABELS:
+            raise DataError(f"{index}:{number}: unknown label {row['label']!r}; known: {', '.join(LABELS)}")
         masks = [index.parent / row[column] for column in ("mask_cheng", "mask") if row.get(column)]
         examples.append(
             Example(
@@ -130,7 +130,7 @@ def load(examples: Sequence[Example]) -> Slices:
         images[i], _ = fit(_gray(example.image))
         if example.mask is not None:
             masks[i] = fit(_gray(example.mask))[0] > 127
-    labels = np.array([CLASSES.index(example.label) for example in examples], np.int64)
+    labels = np.array([LABELS.index(example.label) for example in examples], np.int64)
     return Slices(tuple(examples), images, masks, labels)
 
 

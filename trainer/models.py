@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CLASSES = ("glioma", "meningioma", "pituitary", "no_tumor", "not_brain_mri")
+from workers.messages import LABELS
 
 
 def standardise(images: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList(ResidualBlock(2 * here, here) for _, here in upward)
         self.head = nn.Conv2d(widths[0], 1, 1)
         self.coarse_heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths[1:3])
-        self.class_head = nn.Linear(widths[-1], len(CLASSES))
+        self.class_head = nn.Linear(widths[-1], len(LABELS))
         # Tumours cover about 2 % of a slice: start there instead of at one half, and the first epochs aren't wasted.
         nn.init.constant_(self.head.get_parameter("bias"), -4.0)
 
@@ -115,7 +115,7 @@ class Classifier(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.place_head = nn.Conv2d(deeper[2], 1, 1)
         self.dropout = nn.Dropout(dropout)
-        self.class_head = nn.Linear(2 * deeper[3] + deeper[2], len(CLASSES))
+        self.class_head = nn.Linear(2 * deeper[3] + deeper[2], len(LABELS))
 
     def forward(self, images: Tensor) -> ClassifierOutput:
         x = self.stem(F.avg_pool2d(standardise(images), 2))

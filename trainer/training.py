@@ -191,7 +191,9 @@ def _at_side(images: Tensor, side: int) -> Tensor:
     if images.shape[-1] == side:
         return images
     factor = images.shape[-1] // side
-    return torch.cat([F.avg_pool2d(chunk.float(), factor).round().to(torch.uint8) for chunk in torch.split(images, 256)])
+    return torch.cat(
+        [F.avg_pool2d(chunk.float(), factor).round().to(torch.uint8) for chunk in torch.split(images, 256)]
+    )
 
 
 def _identity(config: TrainingConfig, slices: Slices) -> str:

@@ -19,6 +19,7 @@ from trainer.commands import export, train
 from workers import __version__
 from workers.errors import Reason, Unavailable, UserError
 from workers.settings import load_settings
+from workers.submission import Found, Submitter, find_scans, read_manifest, submit_all
 
 # What people read goes to standard error; standard output is for what scripts read.
 console = Console(stderr=True, highlight=False)
@@ -87,12 +88,11 @@ def run(
     from workers.local_run import RESULTS, run_folder, run_scans
     from workers.report import RunFacts, summarise, write_report
     from workers.stores import open_store
-    from workers.submission import find_scans
 
     found = find_scans(paths)
     _say_left_out(found.left_out)
     if not found.submissions:
-        raise UserError(f"there is nothing to send: no file in {', '.join(paths)}")
+        raise _nothing_to_send(found, paths)
     out = out.resolve()
     settings = load_settings(store={"uri": store or (out / "masks").as_uri()})
     models = _model_repository(model_repository)
@@ -175,14 +175,13 @@ def submit(paths: tuple[str, ...], manifest: Path | None, as_json: bool) -> None
     PATH is a file, a folder (with all below it) or a quoted glob pattern; or a manifest lists the scans. Exit code 0: the broker has all of them; 1: some could not be sent (each is named).
     """
     from workers.kafka import create_topics, make_producer
-    from workers.submission import Found, Submitter, find_scans, read_manifest, submit_all
 
     if bool(paths) == bool(manifest):
         raise UserError("give either PATHs or --manifest")
     found = Found(read_manifest(manifest)) if manifest else find_scans(paths)
     _say_left_out(found.left_out)
     if not found.submissions:
-        raise UserError(f"there is nothing to send: no file in {manifest or ', '.join(paths)}")
+        raise _nothing_to_send(found, paths or [str(manifest)])
     settings = load_settings()
     create_topics(settings.kafka)
     with _progress() as progress:
@@ -404,6 +403,12 @@ def _say_left_out(sentences: Sequence[str], most: int = 20) -> None:
         _print_plain(f"left out: {sentence}")
     if len(sentences) > most:
         console.print(f"left out: {len(sentences) - most} more")
+
+
+def _nothing_to_send(found: Found, searched: Sequence[str]) -> UserError:
+    return UserError(
+        "there is nothing to send: " + "; ".join(found.unreadable or [f"no file in {', '.join(searched)}"])
+    )
 
 
 def _print_plain(text: str) -> None:

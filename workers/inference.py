@@ -20,9 +20,6 @@ from workers.errors import Unavailable
 from workers.messages import ModelVersion
 from workers.settings import TritonSettings
 
-# In the order of the classifier's output; the model's labels.txt is checked against it.
-LABELS = ("glioma", "meningioma", "pituitary", "no_tumor", "not_brain_mri")
-
 # How long a model update may go unnoticed in results. One metadata request in this time costs nothing.
 MODELS_REFRESH_S = 5.0
 
@@ -67,7 +64,7 @@ class TritonModels:
         self._lock = threading.Lock()
 
     def classify(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Class probabilities, float32 [N, 5] in the order of `LABELS`, for uint8 [N, 256, 256]."""
+        """Class probabilities, float32 [N, 5] in the order of `messages.LABELS`, for uint8 [N, 256, 256]."""
         return self._infer(self._settings.classifier, images, ["probabilities"])["probabilities"]
 
     def segment(self, images: NDArray[np.uint8]) -> Segmentation:

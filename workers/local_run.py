@@ -190,8 +190,12 @@ class _Run:
                 if now - max(last_result_at, asked_at) > ASK_WORKER_AFTER_S:
                     asked_at = now
                     self._say_what_is_waited_for()
+        except BaseException:
+            self._report(f"stopping; {len(self._results)} of {len(self._found.submissions)} scans have a result")
+            raise
         finally:
-            self._write_results(results_file)
+            lines = "".join(f"{result.model_dump_json()}\n" for result in self._in_order())
+            results_file.write_text(lines, encoding="utf-8")
         return RunOutcome(self._in_order(), self._missing(), last_result_at - started)
 
     def _send_all(self) -> None:
@@ -233,12 +237,6 @@ class _Run:
         queued: list[tuple[str, Submission]] = list(self._submitter.queued.items())
         missing = [f"{scan.place}: no result came" for scan_id, scan in queued if scan_id not in self._results]
         return [*missing, *self._submitter.failures, *self._found.unreadable]
-
-    def _write_results(self, file: Path) -> None:
-        results = self._in_order()
-        file.write_text("".join(f"{result.model_dump_json()}\n" for result in results), encoding="utf-8")
-        if len(results) < len(self._found.submissions):
-            self._report(f"stopping: {len(results)} of {len(self._found.submissions)} results are in {file}")
 
 
 def _waiting_for(worker: WorkerProcess) -> str:

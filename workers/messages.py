@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,6 +25,9 @@ Headers = Sequence[tuple[str, bytes | None]]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Label = Literal["glioma", "meningioma", "pituitary", "no_tumor", "not_brain_mri"]
 TumorType = Literal["glioma", "meningioma", "pituitary"]
+# In the order of the classifier's output.
+LABELS: tuple[Label, ...] = get_args(Label)
+TUMOR_TYPES: tuple[TumorType, ...] = get_args(TumorType)
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
 
 

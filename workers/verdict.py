@@ -9,11 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.inference import LABELS
-from workers.messages import BoundingBox, Flag, MaskInfo, Status, TumorType
+from workers.messages import LABELS, TUMOR_TYPES, BoundingBox, Flag, Label, MaskInfo, Status, TumorType
 from workers.settings import PolicySettings
-
-TUMOR_TYPES: tuple[TumorType, ...] = ("glioma", "meningioma", "pituitary")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +19,7 @@ class ClassVerdict:
 
     status: Status | None
     tumor_type: TumorType | None
-    probabilities: dict[str, float]
+    probabilities: dict[Label, float]
 
 
 def judge_class(probabilities: NDArray[np.float32], policy: PolicySettings) -> ClassVerdict:
@@ -33,9 +30,8 @@ def judge_class(probabilities: NDArray[np.float32], policy: PolicySettings) -> C
         return ClassVerdict(Status.NOT_BRAIN_MRI, None, named)
     if not_brain >= policy.uncertain_from:
         return ClassVerdict(Status.UNCERTAIN, None, named)
-    brain_labels = (*TUMOR_TYPES, "no_tumor")
-    likeliest = max(brain_labels, key=named.__getitem__)
-    tumor_type = next((name for name in TUMOR_TYPES if name == likeliest), None)
+    likeliest = max(TUMOR_TYPES, key=lambda tumor: named[tumor])
+    tumor_type = likeliest if named[likeliest] > named["no_tumor"] else None
     if policy.segment_when == "tumor_suspected" and named["no_tumor"] >= policy.no_tumor_from:
         return ClassVerdict(Status.NO_TUMOR, None, named)
     return ClassVerdict(None, tumor_type, named)

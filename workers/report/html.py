@@ -14,9 +14,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from workers import __version__
-from workers.messages import Flag, ScanResult, Status
+from workers.messages import LABELS, Flag, ScanResult, Status
 from workers.report.overlays import Picture
-from workers.report.summary import CLASSES, STEPS, Percentiles, class_of, is_outlined, summarise
+from workers.report.summary import STEPS, Percentiles, class_of, is_outlined, summarise
 
 # About 13 KB each with its outline: a page that opens at once and can be mailed.
 MOST_PICTURES = 120
@@ -128,7 +128,7 @@ def render(
         missing=[_last_part(name) for name in missing[:MOST_ROWS]],
         missing_count=len(missing),
         statuses=[(status, _STATUS_NAMES[status], summary.by_status[status]) for status in Status],
-        classes=[(label, _CLASS_NAMES[label], summary.by_class[label]) for label in CLASSES],
+        classes=[(label, _CLASS_NAMES[label], summary.by_class[label]) for label in LABELS],
         steps=[(_STEP_NAMES.get(step, step), times) for step, times in summary.latency_ms.items()],
         slowest=_slowest(summary.latency_ms),
         gallery=_gallery(results, shown),
@@ -163,7 +163,7 @@ def card_of(result: ScanResult, shown: Shown) -> Card:
     """Bring a result into words."""
     probabilities = result.probabilities or {}
     label = class_of(result)
-    bar = [(name, _CLASS_NAMES[name], probabilities[name]) for name in CLASSES if name in probabilities]
+    bar = [(name, _CLASS_NAMES[name], probabilities[name]) for name in LABELS if name in probabilities]
     verdict = _CLASS_NAMES[label] if label else _STATUS_NAMES[result.status]
     finding = _finding(result)
     picture = shown.picture

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from workers.errors import Reason
-from workers.messages import Label, ScanResult, Status
+from workers.messages import LABELS, Label, ScanResult, Status
 
 # In the order in which a scan passes them, and then the whole.
 STEPS = ("read", "decode", "classify", "segment", "store", "end_to_end")
@@ -55,15 +55,12 @@ def summarise(results: Sequence[ScanResult], seconds: float) -> Summary:
         seconds=round(seconds, 3),
         scans_per_s=round(len(results) / seconds, 3) if seconds > 0 else None,
         by_status={status: statuses[status] for status in Status},
-        by_class={label: classes[label] for label in CLASSES},
+        by_class={label: classes[label] for label in LABELS},
         by_reason=dict(Counter(result.reason.code for result in results if result.reason).most_common()),
         outlined=sum(is_outlined(result) for result in results),
         flagged=sum(bool(result.flags) for result in results),
         latency_ms=_latency(results),
     )
-
-
-CLASSES: tuple[Label, ...] = ("glioma", "meningioma", "pituitary", "no_tumor", "not_brain_mri")
 
 
 def class_of(result: ScanResult) -> Label | None:
