@@ -12,10 +12,10 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from trainer.commands import export, train
+from trainer.commands import evaluate, export, train
 from workers import __version__
 from workers.errors import Reason, Unavailable, UserError
 from workers.settings import load_settings
@@ -234,15 +234,16 @@ def dead_list(as_json: bool) -> None:
     """Rejected scans, grouped by reason (with --json: one line each)."""
     from workers.dead import read_dead
 
-    groups: dict[tuple[Reason, str], list[str]] = {}
+    # One that was rejected again after a redrive is still one scan.
+    groups: dict[tuple[Reason, str], dict[str, None]] = {}
     for scan in read_dead(load_settings().kafka):
         if as_json:
             click.echo(scan.letter.model_dump_json())
-        groups.setdefault((scan.letter.code, scan.letter.step), []).append(scan.letter.scan_id)
+        groups.setdefault((scan.letter.code, scan.letter.step), {})[scan.letter.scan_id] = None
     if not as_json:
-        table = Table("reason", "step", "scans", "for example")
+        table = Table("reason", "step", "scans", Column("for example", overflow="fold"))
         for (code, step), scan_ids in sorted(groups.items()):
-            table.add_row(code, Text(step), str(len(scan_ids)), Text(_printable(scan_ids[0])))
+            table.add_row(code, Text(step), str(len(scan_ids)), Text(_printable(next(iter(scan_ids)))))
         Console().print(table if groups else "no scan was rejected")
 
 
@@ -264,11 +265,12 @@ def dead_show(scan_id: str, save: Path | None, as_json: bool) -> None:
         raise UserError(f"no rejected scan has the id {scan_id}: `mristream dead list --json` lists them")
     for scan in scans:
         facts = scan.letter.model_dump(mode="json") | {"bytes": len(scan.value or b"")}
-        facts["headers"] = {name: (value or b"").decode(errors="replace") for name, value in scan.original_headers}
+        headers = {name: (value or b"").decode(errors="replace") for name, value in scan.original_headers}
         if as_json:
-            click.echo(json.dumps(facts))
-        else:
-            click.echo("\n".join(f"{name}: {_printable(str(value))}" for name, value in facts.items()))
+            click.echo(json.dumps(facts | {"headers": headers}))
+            continue
+        for name, value in (facts | {f"header {name}": value for name, value in headers.items()}).items():
+            click.echo(_printable(f"{name}: {value}"))
     if save is not None:
         try:
             save.write_bytes(scans[-1].value or b"")
@@ -376,6 +378,7 @@ def version(as_json: bool) -> None:
 
 main.add_command(train)
 main.add_command(export)
+main.add_command(evaluate)
 
 
 def _model_repository(given: Path | None) -> Path:

@@ -130,15 +130,19 @@ def keep_up(folder: Path, settings: Settings, model_repository: Path, *, workers
         report("  mristream submit PATH…; mristream results --follow")
         for process in processes:
             report(f"metrics: {process.url('/metrics')}")
+        waiting_for = [""] * workers
         try:
             while True:
                 time.sleep(1)
                 stack.check()
-                for process in processes:
+                for number, process in enumerate(processes):
                     if not process.alive():
-                        report(f"a worker died and is started again; its log: {process.log}")
+                        report(f"worker {number} died and is started again; its log: {process.log}")
                         process.stop()
                         process.start()
+                    waiting_for[number] = _say_what_is_waited_for(
+                        f"worker {number}", process, waiting_for[number], report
+                    )
         except KeyboardInterrupt:
             report("stopping")
 
@@ -189,7 +193,9 @@ class _Run:
                     break
                 if now - max(last_result_at, asked_at) > ASK_WORKER_AFTER_S:
                     asked_at = now
-                    self._say_what_is_waited_for()
+                    self._waiting_for = _say_what_is_waited_for(
+                        "the worker", self._worker, self._waiting_for, self._report
+                    )
         except BaseException:
             self._report(f"stopping; {len(self._results)} of {len(self._found.submissions)} scans have a result")
             raise
@@ -224,12 +230,6 @@ class _Run:
         self._worker.stop()
         self._worker.start()
 
-    def _say_what_is_waited_for(self) -> None:
-        waiting_for = _waiting_for(self._worker)
-        if waiting_for != self._waiting_for:
-            self._report(f"the worker waits for {waiting_for}" if waiting_for else "the worker goes on")
-            self._waiting_for = waiting_for
-
     def _in_order(self) -> list[ScanResult]:
         return [self._results[scan_id] for scan_id in list(self._submitter.queued) if scan_id in self._results]
 
@@ -237,6 +237,14 @@ class _Run:
         queued: list[tuple[str, Submission]] = list(self._submitter.queued.items())
         missing = [f"{scan.place}: no result came" for scan_id, scan in queued if scan_id not in self._results]
         return [*missing, *self._submitter.failures, *self._found.unreadable]
+
+
+def _say_what_is_waited_for(name: str, worker: WorkerProcess, said: str, report: Report) -> str:
+    """Report what the worker waits for, if that isn't what was `said` last; returns it."""
+    waiting_for = _waiting_for(worker)
+    if waiting_for != said:
+        report(f"{name} waits for {waiting_for}" if waiting_for else f"{name} goes on")
+    return waiting_for
 
 
 def _waiting_for(worker: WorkerProcess) -> str:

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from trainer.data import DataError, Example
+from trainer.evaluation import dice, evaluate, iou, markdown, read_results
+from workers.errors import Reason
+from workers.messages import MaskInfo, RejectReason, ScanResult, Status
+
+masks = arrays(np.bool_, (7, 9))
+
+
+def save(path: Path, mask: NDArray[np.bool_]) -> Path:
+    cv2.imwrite(str(path), mask.astype(np.uint8) * 255)
+    return path
+
+
+def square(top: int, side: int = 10) -> NDArray[np.bool_]:
+    mask = np.zeros((64, 64), np.bool_)
+    mask[top : top + side, 10 : 10 + side] = True
+    return mask
+
+
+class Case:
+    """Slices with truth and results, put together one by one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.examples: list[Example] = []
+        self.results: dict[str, ScanResult] = {}
+
+    def add(
+        self,
+        label: str,
+        truth: NDArray[np.bool_] | None,
+        mask: NDArray[np.bool_] | None,
+        *,
+        said: str | None = None,
+        status: Status = Status.SEGMENTED,
+        group: str = "",
+        split: str = "test",
+    ) -> None:
+        name = f"{len(self.examples)}"
+        image = self.folder / f"{name}.png"
+        truth_file = save(self.folder / f"{name}-truth.png", truth) if truth is not None else None
+        self.examples.append(Example(name, image, truth_file, None, label, split, group or name, "axial"))
+        info = None
+        if mask is not None:
+            uri = save(self.folder / f"{name}-mask.png", mask).as_uri()
+            info = MaskInfo(uri=uri, sha256="0" * 64, height=64, width=64, tumor_pixels=int(mask.sum()))
+        self.results[image.name] = ScanResult.model_validate(
+            {"scan_id": name, "source": image.as_uri(), "status": status, "mask": info, "tumor_type": said}
+        )
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+@given(masks, masks)
+def test_dice_and_iou_are_those_of_the_sets(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> None:
+    first, second = set(map(tuple, np.argwhere(a))), set(map(tuple, np.argwhere(b)))
+
+    if not first and not second:
+        assert dice(a, b) == iou(a, b) == 1
+    else:
+        assert dice(a, b) == pytest.approx(2 * len(first & second) / (len(first) + len(second)))
+        assert iou(a, b) == pytest.approx(len(first & second) / len(first | second))
+
+
+def test_figures_of_a_case_that_can_be_computed_by_hand(case: Case) -> None:
+    case.add("glioma", square(0), square(0), said="glioma")
+    case.add("glioma", square(0), square(5), said="pituitary")
+    case.add("no_tumor", None, np.zeros((64, 64), np.bool_))
+    case.add("not_brain_mri", None, None, status=Status.NOT_BRAIN_MRI)
+    case.add("not_brain_mri", None, square(3), said="glioma")
+
+    found = evaluate(case.results, case.examples, "test")
+
+    assert found.dice is not None
+    assert found.dice.value == pytest.approx((1 + 0.5) / 2)
+    assert found.iou is not None
+    assert found.iou.value == pytest.approx((1 + 50 / 150) / 2)
+    assert found.pixels is not None
+    assert (found.pixels.true_positive, found.pixels.false_positive, found.pixels.false_negative) == (150, 50, 50)
+    assert found.pixels.precision == found.pixels.recall == found.pixels.f1 == pytest.approx(0.75)
+    assert found.accuracy is not None
+    assert found.accuracy.value == 0.5
+    assert found.no_tumor_empty is not None
+    assert found.no_tumor_empty.value == 1
+    assert (found.non_brain, found.non_brain_accepted) == (2, 1)
+    assert found.confusion["glioma"]["pituitary"] == 1
+    assert "| Dice, first expert | 0.7500 |" in markdown(found)
+
+
+def test_a_tumour_that_is_turned_away_counts_as_missed(case: Case) -> None:
+    case.add("glioma", square(0), None, status=Status.UNCERTAIN)
+
+    found = evaluate(case.results, case.examples, "test")
+
+    assert found.dice is not None
+    assert found.dice.value == 0
+    assert found.turned_away == 1
+
+
+def test_a_slice_without_result_is_counted_and_not_passed_over(case: Case) -> None:
+    case.add("glioma", square(0), square(0), said="glioma")
+    case.add("glioma", square(0), square(0), said="glioma")
+    del case.results["1.png"]
+
+    assert evaluate(case.results, case.examples, "test").missing == 1
+
+
+def test_other_splits_do_not_count(case: Case) -> None:
+    case.add("glioma", square(0), square(0), said="glioma")
+    case.add("glioma", square(0), square(5), said="glioma", split="train")
+
+    found = evaluate(case.results, case.examples, "test")
+
+    assert found.dice is not None
+    assert (found.dice.value, found.dice.n) == (1, 1)
+    with pytest.raises(DataError, match="'external'"):
+        evaluate(case.results, case.examples, "external")
+
+
+def test_the_interval_resamples_patients_not_slices(case: Case) -> None:
+    """One patient with many slices knows less than as many patients with one slice each."""
+    for number in range(40):
+        case.add("glioma", square(0), square(0) if number < 20 else square(5), group="a" if number < 20 else "b")
+    of_two = evaluate(case.results, case.examples, "test").dice
+    many = [Example(e.id, e.image, e.mask, None, e.label, e.split, e.id) for e in case.examples]
+    of_forty = evaluate(case.results, many, "test").dice
+
+    assert of_two is not None
+    assert of_forty is not None
+    assert (of_two.low, of_two.high) == (0.5, 1.0)
+    assert of_forty.high - of_forty.low < 0.3
+    assert of_forty.low < of_forty.value < of_forty.high
+
+
+@pytest.mark.parametrize("line", ["no json", "{}", "[1]"])
+def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "results.jsonl").write_text(line + "\n")
+
+    with pytest.raises(DataError, match=r"results.jsonl:1: no result"):
+        read_results(tmp_path / "results.jsonl")
+
+
+def test_results_are_read_as_the_platform_writes_them(tmp_path: Path) -> None:
+    rejected = ScanResult(
+        scan_id="s",
+        source="file:///scans/a%20b.png",
+        status=Status.REJECTED,
+        reason=RejectReason(code=Reason.DAMAGED, message="cut short", step="decode"),
+    )
+    (tmp_path / "results.jsonl").write_text(rejected.model_dump_json() + "\n")
+
+    assert read_results(tmp_path / "results.jsonl") == {"a b.png": rejected}
