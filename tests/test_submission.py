@@ -3,12 +3,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 
+from tests.permissions import ordinary_user
 from workers.errors import UserError
 from workers.messages import Reference, ScanRequest
 from workers.settings import KafkaSettings
@@ -16,18 +18,20 @@ from workers.submission import Submission, Submitter, find_scans, read_manifest,
 
 
 class RecordingProducer:
-    """Takes messages as a producer would; its queue holds `room` of them."""
+    """Takes messages as a producer would; its queue holds `room` of them. The broker takes none with a key in `refused`."""
 
-    def __init__(self, room: int = 1000) -> None:
+    def __init__(self, room: int = 1000, refused: Sequence[bytes] = ()) -> None:
         self.messages: list[dict[str, Any]] = []
         self._waiting: list[Callable[[Any, Any], None]] = []
         self._room = room
+        self._refused = refused
 
     def produce(self, topic: str, *, on_delivery: Callable[[Any, Any], None], **message: Any) -> None:
         if len(self._waiting) == self._room:
             raise BufferError
         self.messages.append(message)
-        self._waiting.append(on_delivery)
+        error = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE) if message["key"] in self._refused else None
+        self._waiting.append(lambda _, delivered: on_delivery(error, delivered))
 
     def poll(self, timeout: float) -> None:
         if timeout:
@@ -143,6 +147,57 @@ def test_a_file_that_vanishes_is_reported_and_the_others_are_sent(tmp_path: Path
 
     assert sending.sent == 1
     assert sending.failures == [f"{gone}: No such file or directory"]
+
+
+def test_a_scan_that_the_broker_does_not_take_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    scans = [Submission((tmp_path / name).as_uri(), tmp_path / name, scan_id=name) for name in ("big", "small")]
+    for scan in scans:
+        assert scan.path is not None
+        scan.path.write_bytes(b"1")
+    sending = submitter(RecordingProducer(refused=[b"big"]))
+
+    queued = submit_all(sending, scans)
+
+    assert list(queued) == ["small"]
+    assert sending.sent == 1
+    (failure,) = sending.failures
+    assert failure.startswith(f"{tmp_path / 'big'}: Kafka did not take it")
+
+
+def test_a_folder_that_can_not_be_read_is_no_small_matter() -> None:
+    with ordinary_user() as folder:
+        (folder / "closed").mkdir(mode=0)
+        (folder / "a.png").write_bytes(b"1")
+
+        found = find_scans([str(folder)])
+
+    assert len(found.submissions) == 1
+    assert found.unreadable == [f"{folder / 'closed'}: Permission denied"]
+    assert found.left_out == []
+
+
+def test_a_manifest_gives_a_file_the_id_that_its_path_gives_it(tmp_path: Path) -> None:
+    (tmp_path / "real.png").write_bytes(b"1")
+    (tmp_path / "link.png").symlink_to("real.png")
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("path\nlink.png\n")
+
+    by_manifest = submit_all(submitter(RecordingProducer()), read_manifest(manifest))
+    by_path = submit_all(submitter(RecordingProducer()), find_scans([str(tmp_path / "link.png")]).submissions)
+
+    assert by_manifest == by_path
+
+
+def test_line_breaks_inside_a_manifest_s_values_break_no_line(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    table = tmp_path / "m.csv"
+    table.write_text('path,patient_key\na.png,"one\ntwo"\na.png,three\nmissing.png,four\n')
+    lines = tmp_path / "m.jsonl"
+    lines.write_text('{"path": "a.png", "patient_key": "one\u2028two"}\n')
+
+    assert read_manifest(lines)[0].patient_key == "one\u2028two"
+    with pytest.raises(UserError, match=r"m\.csv:5: .*not a file"):
+        read_manifest(table)
 
 
 def test_manifests_in_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     help="Checkpoint whose weights to begin with.",
 )
 def train(config: Path, data: Path, non_brain: Path | None, out: Path, start_from: Path | None) -> None:
-    """Train the network that CONFIG (such as trainer/configs/classifier.yaml) describes."""
+    """Train the network that CONFIG describes.
+
+    trainer/configs holds those of the shipped models.
+    """
     _need_torch()
     from pydantic import ValidationError
 
@@ -77,7 +80,7 @@ def train(config: Path, data: Path, non_brain: Path | None, out: Path, start_fro
     show_default=True,
 )
 def export(unet: Path | None, classifier: Path | None, temperature: float, model_repository: Path) -> None:
-    """Write checkpoints as the next model versions into the Triton model repository."""
+    """Write checkpoints as the next versions that Triton serves."""
     _need_torch()
     from trainer.models import Classifier, UNet
     from trainer.onnx_export import ServedClassifier, ServedUNet, export_onnx

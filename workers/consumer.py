@@ -79,6 +79,7 @@ class Worker:
         self._stopping = threading.Event()
         self.assigned = False
         self.turned_at: float | None = None
+        self.drained = False
 
     def stop(self) -> None:
         """Finish what is in flight, publish it and leave the group. Safe from signal handlers and other threads."""
@@ -96,8 +97,9 @@ class Worker:
         finally:
             self._stopping.set()
             self._patience.stop()
-            self._threads.shutdown(wait=True, cancel_futures=True)
-            self._publishing_thread.shutdown(wait=True)
+            # Whoever is still at it now is too late: nothing of it will be published.
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._publishing_thread.shutdown(wait=False)
             self._publisher.close()
             self._consumer.close()
 
@@ -257,6 +259,7 @@ class Worker:
         left = self._progress.unpublished()
         if left:
             log.warning("%d scans are left to the next worker: the drain took too long", left)
+        self.drained = not left
 
     def _finish(self, partitions: Sequence[Partition] | None, deadline: float) -> None:
         """Work on without taking more until nothing of these partitions (None: of any) is unpublished, or it is late."""

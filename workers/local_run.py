@@ -29,6 +29,9 @@ from workers.topics import read_results
 STALL_TIMEOUT_S = 300.0
 # A worker that died is started again, as Kubernetes would; a scan that kills it every time must not do so for ever.
 WORKER_STARTS = 3
+# A worker that isn't ready by then, and says what it waits for, may wait for long: for a store that is down, or for the
+# place of a scan that was left in the queue.
+WORKER_START_S = 15.0
 # Longer than the slowest batch on a busy machine, and still soon for a person who wonders why nothing moves.
 ASK_WORKER_AFTER_S = 3.0
 # Who stops a run early doesn't want to wait, and what is in flight then is worth nothing.
@@ -103,7 +106,7 @@ def run_scans(
         with Stack(servers, model_repository=model_repository, report=report) as stack:
             settings = _with_addresses(settings, stack)
             create_topics(settings.kafka)
-            with WorkerProcess(servers, settings) as worker:
+            with _PatientWorker(servers, settings) as worker:
                 return _Run(found, settings.kafka, stack, worker, report, advance).stream(out / RESULTS)
     finally:
         _keep_only_logs(servers)
@@ -120,7 +123,7 @@ def keep_up(folder: Path, settings: Settings, model_repository: Path, *, workers
         settings = _with_addresses(settings, stack)
         create_topics(settings.kafka)
         processes = [
-            running.enter_context(WorkerProcess(folder / f"worker-{number}", settings)) for number in range(workers)
+            running.enter_context(_PatientWorker(folder / f"worker-{number}", settings)) for number in range(workers)
         ]
         report("ready. In another terminal:")
         report(f"  export MRISTREAM_KAFKA__BOOTSTRAP_SERVERS={stack.kafka.bootstrap_servers}")
@@ -237,6 +240,21 @@ class _Run:
         queued: list[tuple[str, Submission]] = list(self._submitter.queued.items())
         missing = [f"{scan.place}: no result came" for scan_id, scan in queued if scan_id not in self._results]
         return [*missing, *self._submitter.failures, *self._found.unreadable]
+
+
+class _PatientWorker(WorkerProcess):
+    """A worker that counts as started, too, once it says that it waits for something: that is not its fault."""
+
+    _started_at = 0.0
+
+    def prepare(self) -> list[str]:
+        """The command."""
+        self._started_at = time.monotonic()
+        return super().prepare()
+
+    def ready(self) -> bool:
+        """Whether it is ready, or has waited for something for a while."""
+        return super().ready() or (time.monotonic() - self._started_at > WORKER_START_S and bool(_waiting_for(self)))
 
 
 def _say_what_is_waited_for(name: str, worker: WorkerProcess, said: str, report: Report) -> str:

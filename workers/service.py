@@ -72,7 +72,7 @@ def run_worker(settings: Settings) -> None:
             return missing
 
         def stop(number: int, frame: object) -> None:
-            signal.signal(number, _exit_at_once)
+            signal.signal(number, lambda again, frame: _exit_at_once(128 + again))
             log.info("%s: finishing what is in flight", signal.Signals(number).name)
             worker.stop()
             if worker.turned_at is None:  # still waiting for Kafka, and nothing to finish
@@ -100,8 +100,11 @@ def run_worker(settings: Settings) -> None:
         except GaveUp:
             return
         worker.run()
+        if not worker.drained:
+            # Threads that wait for Triton or a store would keep the process beyond its grace period.
+            _exit_at_once(0)
 
 
-def _exit_at_once(number: int, frame: object) -> None:
+def _exit_at_once(status: int) -> None:
     # No clean-up at all: what is not committed will be read again.
-    os._exit(128 + number)
+    os._exit(status)

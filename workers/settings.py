@@ -18,7 +18,7 @@ from workers.errors import UserError
 
 MIB = 1024 * 1024
 CONFIG_VARIABLE = "MRISTREAM_CONFIG"
-_PREFIX = "MRISTREAM_"
+PREFIX = "MRISTREAM_"
 # Read elsewhere, before there are settings: where the local servers' downloads come from and stay.
 _OTHER_VARIABLES = {CONFIG_VARIABLE, "MRISTREAM_CACHE", "MRISTREAM_MAVEN"}
 
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     """All settings."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX,
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
@@ -191,7 +191,7 @@ def load_settings(**overrides: object) -> Settings:
 
 def _refuse_unknown_variables() -> None:
     """A misspelt group in a variable's name would otherwise be passed over in silence."""
-    groups = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    groups = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     for name in os.environ:
-        if name.upper().startswith(_PREFIX) and name.upper().split("__")[0] not in groups | _OTHER_VARIABLES:
+        if name.upper().startswith(PREFIX) and name.upper().split("__")[0] not in groups | _OTHER_VARIABLES:
             raise UserError(f"{name} is no setting: known groups are {', '.join(sorted(groups))}")

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from pydantic import ValidationError
 
-from workers.errors import UserError
+from workers.errors import Unavailable, UserError
 from workers.kafka import make_reader
 from workers.messages import ScanResult
 from workers.settings import KafkaSettings
 
-_METADATA_TIMEOUT_S = 15.0
+_METADATA_TIMEOUT_S = 10.0
 # Longer than a leader election or an open transaction of a worker that just died.
 _SILENCE_TIMEOUT_S = 60.0
 
@@ -26,7 +26,7 @@ def read_topic(
     """Committed messages of a topic from its beginning: up to its present end, or for ever with `follow`.
 
     Yields None about ten times a second while nothing comes, so that the caller can look around.
-    Raises UserError if the topic isn't there or the broker doesn't answer.
+    Raises UserError if the topic isn't there, Unavailable if the broker doesn't answer.
     """
     consumer = make_reader(settings, f"mristream-reader-{uuid.uuid4().hex[:8]}")
     try:
@@ -39,7 +39,9 @@ def read_topic(
             if received:
                 heard_at = time.monotonic()
             elif not follow and time.monotonic() - heard_at > _SILENCE_TIMEOUT_S:
-                raise UserError(f"{topic} can't be read to its end: Kafka at {settings.bootstrap_servers} went silent")
+                raise Unavailable(
+                    "kafka", f"{topic} can't be read to its end: Kafka at {settings.bootstrap_servers} went silent"
+                )
             else:
                 yield None
             for message in received:
@@ -49,7 +51,7 @@ def read_topic(
                 elif error.code() == KafkaError._PARTITION_EOF:
                     unfinished.discard(message.partition())
                 elif error.fatal():
-                    raise UserError(f"{topic} can't be read: {error.str()}")
+                    raise Unavailable("kafka", f"{topic} can't be read: {error.str()}")
     finally:
         consumer.close()
 
@@ -75,8 +77,10 @@ def _partitions(consumer: Consumer, settings: KafkaSettings, topic: str) -> list
         try:
             known = consumer.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics[topic]
         except KafkaException as problem:
-            raise UserError(
-                f"no Kafka answers at {settings.bootstrap_servers} ({problem.args[0].str()}): set MRISTREAM_KAFKA__BOOTSTRAP_SERVERS"
+            raise Unavailable(
+                "kafka",
+                f"no Kafka answers at {settings.bootstrap_servers} ({problem.args[0].str()}): "
+                "is it running, and is MRISTREAM_KAFKA__BOOTSTRAP_SERVERS its address?",
             ) from problem
         if known.error is None and known.partitions:
             return sorted(known.partitions)

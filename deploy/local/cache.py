@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from deploy.local.server import ServerError
+
 
 def cache_folder() -> Path:
     """`MRISTREAM_CACHE`, else `mristream` in the user's cache folder (XDG_CACHE_HOME or ~/.cache)."""
@@ -22,8 +24,17 @@ def cached(name: str, make: Callable[[Path], None], intact: Callable[[Path], boo
 
     A folder that is there is complete, even if a process was killed while it made one. Others wait for the first.
     One that is no longer `intact` is made again. Whatever `make` raises is passed on, and nothing is kept.
+    Raises ServerError where the cache can't be written to.
     """
-    folder = cache_folder() / name
+    try:
+        return _cached(cache_folder() / name, make, intact)
+    except OSError as error:
+        raise ServerError(
+            f"the cache {cache_folder()} can't be used: {error.strerror or error}; MRISTREAM_CACHE names another place"
+        ) from error
+
+
+def _cached(folder: Path, make: Callable[[Path], None], intact: Callable[[Path], bool]) -> Path:
     if folder.exists() and intact(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

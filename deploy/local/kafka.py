@@ -78,7 +78,8 @@ class Kafka(Server):
         if (data / "meta.properties").exists():
             return serve
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        tool = [*java, "kafka.tools.StorageTool", "format", "--config", str(properties), "--cluster-id", cluster]
+        # Joined by "=": one id in 64 begins with "-", and would be taken for an option.
+        tool = [*java, "kafka.tools.StorageTool", "format", f"--config={properties}", f"--cluster-id={cluster}"]
         # In the child, where it takes nobody's time: two JVMs, one after the other, in one process id.
         return ["sh", "-c", f"{shlex.join(tool)} >/dev/null && exec {shlex.join(serve)}"]
 

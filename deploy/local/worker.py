@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 from deploy.local.server import Server, ServerError, free_port
-from workers.settings import Settings
+from workers.settings import PREFIX, Settings
 
 
 class WorkerProcess(Server):
@@ -43,10 +43,11 @@ class WorkerProcess(Server):
         return [sys.executable, "-m", "workers.cli", "worker"]
 
     def environment(self) -> dict[str, str]:
-        """The settings as environment variables, as in a pod."""
+        """The settings as environment variables, as in a pod; none of ours, which may speak of other servers."""
+        ours = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
         groups = self._settings.model_dump(mode="json")
         groups["worker"] |= {"http_host": "127.0.0.1", "http_port": self._http_port}
-        return os.environ | {f"MRISTREAM_{name.upper()}": json.dumps(group) for name, group in groups.items()}
+        return ours | {f"{PREFIX}{name.upper()}": json.dumps(group) for name, group in groups.items()}
 
     def ready(self) -> bool:
         """Whether it has partitions and its models answer."""

@@ -50,20 +50,20 @@ class StoreConformance(ABC):
             yield store
 
     def test_a_stored_mask_is_read_back_byte_by_byte(self, store: MaskStore) -> None:
-        key, every_byte = mask_key("scan", MODELS), bytes(range(256)) * 40
+        key, every_byte = mask_key("scan", "file", MODELS), bytes(range(256)) * 40
 
         store.put_many([(key, every_byte)])
 
         assert store.get(key) == every_byte
 
     def test_a_mask_that_was_never_stored_is_none(self, store: MaskStore) -> None:
-        store.put_many([(mask_key("another", MODELS), b"1")])
+        store.put_many([(mask_key("another", "file", MODELS), b"1")])
 
-        assert store.get(mask_key("scan", MODELS)) is None
-        assert store.get(mask_key("scan", "models that never ran")) is None
+        assert store.get(mask_key("scan", "file", MODELS)) is None
+        assert store.get(mask_key("scan", "file", "models that never ran")) is None
 
     def test_uris_come_in_order_and_name_each_mask_once(self, store: MaskStore) -> None:
-        keys = [mask_key(f"scan {number}", MODELS) for number in range(40)]
+        keys = [mask_key(f"scan {number}", "file", MODELS) for number in range(40)]
 
         uris = store.put_many([(key, key.encode()) for key in keys])
 
@@ -75,14 +75,14 @@ class StoreConformance(ABC):
         assert store.put_many([]) == []
 
     def test_an_empty_file_is_stored_as_such(self, store: MaskStore) -> None:
-        key = mask_key("scan", MODELS)
+        key = mask_key("scan", "file", MODELS)
 
         store.put_many([(key, b"")])
 
         assert store.get(key) == b""
 
     def test_storing_again_gives_the_same_uri_and_the_newer_bytes(self, store: MaskStore) -> None:
-        key = mask_key("scan", MODELS)
+        key = mask_key("scan", "file", MODELS)
         first = store.put_many([(key, b"first, and longer")])
 
         second = store.put_many([(key, b"second")])
@@ -91,16 +91,16 @@ class StoreConformance(ABC):
         assert store.get(key) == b"second"
 
     def test_of_a_key_that_comes_twice_in_a_batch_the_last_stays(self, store: MaskStore) -> None:
-        key = mask_key("scan", MODELS)
+        key = mask_key("scan", "file", MODELS)
 
         # The first takes longer to write than the last.
-        uris = store.put_many([(key, bytes(5_000_000)), (mask_key("other", MODELS), b"other"), (key, b"last")])
+        uris = store.put_many([(key, bytes(5_000_000)), (mask_key("other", "file", MODELS), b"other"), (key, b"last")])
 
         assert store.get(key) == b"last"
         assert uris[0] == uris[2]
 
     def test_odd_scan_ids_are_stored_and_told_apart(self, store: MaskStore) -> None:
-        masks = [(mask_key(scan_id, MODELS), json.dumps(scan_id).encode()) for scan_id in ODD_SCAN_IDS]
+        masks = [(mask_key(scan_id, "file", MODELS), json.dumps(scan_id).encode()) for scan_id in ODD_SCAN_IDS]
 
         uris = store.put_many(masks)
 
@@ -115,7 +115,7 @@ class StoreConformance(ABC):
             store.get(key)
 
     def test_a_mask_of_several_megabytes_is_stored(self, store: MaskStore) -> None:
-        key, large = mask_key("mosaic", MODELS), bytes(range(256)) * 4096 * 8
+        key, large = mask_key("mosaic", "file", MODELS), bytes(range(256)) * 4096 * 8
 
         store.put_many([(key, large)])
 
@@ -123,7 +123,9 @@ class StoreConformance(ABC):
 
     def test_batches_are_stored_from_several_threads_at_once(self, store: MaskStore) -> None:
         def put_batch(number: int) -> None:
-            store.put_many([(mask_key(f"{number} {each}", MODELS), f"{number} {each}".encode()) for each in range(16)])
+            store.put_many(
+                [(mask_key(f"{number} {each}", "file", MODELS), f"{number} {each}".encode()) for each in range(16)]
+            )
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(put_batch, range(12)))
@@ -132,12 +134,12 @@ class StoreConformance(ABC):
             (number, each)
             for number in range(12)
             for each in range(16)
-            if store.get(mask_key(f"{number} {each}", MODELS)) != f"{number} {each}".encode()
+            if store.get(mask_key(f"{number} {each}", "file", MODELS)) != f"{number} {each}".encode()
         ]
         assert missing == []
 
     def test_two_processes_that_write_one_key_leave_one_whole_mask(self, uri: str, store: MaskStore) -> None:
-        key = mask_key("contested", MODELS)
+        key = mask_key("contested", "file", MODELS)
         contents = [bytes([letter]) * 50_000 for letter in b"AB"]
         store.put_many([(key, contents[0])])
         torn = []
@@ -166,7 +168,7 @@ class StoreConformance(ABC):
         assert torn == []
 
     def test_a_store_opened_again_has_what_the_first_stored(self, uri: str, store: MaskStore) -> None:
-        key = mask_key("scan", MODELS)
+        key = mask_key("scan", "file", MODELS)
         uris = store.put_many([(key, b"kept")])
         store.close()
 

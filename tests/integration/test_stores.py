@@ -152,7 +152,7 @@ class TestRedisFaults:
             assert 1200 < admin.ttl(uri.partition("/0/")[2]) <= 1234
 
     def test_without_a_ttl_masks_stay(self, redis: Redis) -> None:
-        key = mask_key("immortal", MODELS)
+        key = mask_key("immortal", "file", MODELS)
         with open_store(redis.uri(), TIMEOUT_S) as store:
             [uri] = store.put_many([(key, b"mask")])
 
@@ -161,9 +161,9 @@ class TestRedisFaults:
 
     def test_published_uris_hold_no_password(self, redis: Redis) -> None:
         with open_store(redis.uri(ttl_s=5), TIMEOUT_S) as store:
-            [uri] = store.put_many([(mask_key("scan", MODELS), b"mask")])
+            [uri] = store.put_many([(mask_key("scan", "file", MODELS), b"mask")])
 
-        assert uri == f"redis://127.0.0.1:{redis.port}/0/mristream:mask:{mask_key('scan', MODELS)}"
+        assert uri == f"redis://127.0.0.1:{redis.port}/0/mristream:mask:{mask_key('scan', 'file', MODELS)}"
 
     def test_while_the_server_is_down_the_store_is_unavailable_and_then_works_again(self, tmp_path: Path) -> None:
         server = Redis(tmp_path, port=free_port())
@@ -188,7 +188,7 @@ class TestRedisFaults:
     def test_a_full_server_is_unavailable_even_if_it_took_a_part_of_the_batch(self, tmp_path: Path) -> None:
         # A server that evicts nothing, a little above what it needs for itself.
         with Redis(tmp_path, configuration=["maxmemory 3mb", "maxmemory-policy noeviction"]) as full:
-            masks = [(mask_key(f"large {number}", MODELS), bytes(200_000)) for number in range(30)]
+            masks = [(mask_key(f"large {number}", "file", MODELS), bytes(200_000)) for number in range(30)]
             with open_store(full.uri(), TIMEOUT_S) as store:
                 with pytest.raises(Unavailable, match="raise maxmemory, or shorten the ttl"):
                     store.put_many(masks)
