@@ -220,7 +220,9 @@ class _Run:
             return False
         if self._sending_failed is not None:
             raise self._sending_failed
-        return self._results.keys() >= self._submitter.queued.keys()
+        queued = self._submitter.queued
+        # The lengths first: comparing the ids after every result would take a large run's whole time.
+        return len(self._results) >= len(queued) and self._results.keys() >= queued.keys()
 
     def _look_after_servers(self) -> None:
         self._stack.check()

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts on standard output.")
 
 
 def say(text: str) -> None:
