@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,9 @@ from workers.checkpoint import Outcome, Partition, ScanMessage
 from workers.messages import ScanResult, Status
 
 SCANS = "scans"
+
+# A shell makes its background jobs ignore Ctrl-C, and whatever the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def scan_message(offset: int, partition: int = 0, value: bytes | None = b"x", **headers: str) -> ScanMessage:

@@ -248,12 +248,10 @@ def test_a_filled_cache_needs_no_network_and_a_proxy_is_not_asked_for_this_machi
 
 
 STACK_IN_A_PROCESS = """
-import signal, sys, time
+import sys, time
 from pathlib import Path
 from deploy.local.stack import Stack
 
-# As in a terminal, even where the tests run in the background of a shell, which makes its jobs ignore Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 report = lambda line: print(line, flush=True)
 with Stack(Path(sys.argv[1]), model_repository=Path(sys.argv[2]), report=report):
     report("up")
