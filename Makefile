@@ -8,8 +8,8 @@ PYTHON ?= $(firstword $(foreach python,python3.12 python3.11 python3,$(shell \
 	$(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))) python3)
 # For `make test`: which tests, and how. Example: make test TESTS='tests/test_messages.py -k reference'
 TESTS ?=
-# For `make bench`: a folder of brain MRI slices.
-SLICES ?= deploy/samples/scans
+# For `make bench`: a folder of brain MRI slices; the shipped ones if none is given.
+SLICES ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

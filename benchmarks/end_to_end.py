@@ -1,14 +1,15 @@
 """`mristream run` against its two models alone, interleaved, on the same slices of this machine.
 
-    python benchmarks/end_to_end.py FOLDER_OF_SLICES [--scans 500] [--repetitions 5]
+    python benchmarks/end_to_end.py [FOLDER_OF_SLICES] [--scans 500] [--repetitions 5]
 
-Every slice of the folder is repeated under another name until there are enough. The folder should hold brain MRI, so
-that every scan goes through both models. Prints each repetition, then minimum, median and maximum.
+Every slice is repeated under another name until there are enough. A folder should hold brain MRI alone, so that every
+scan goes through both models; without one, the labelled brain MRI slices among the shipped samples are taken. Prints each repetition, then minimum, median and maximum.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import platform
@@ -26,16 +27,17 @@ from workers.decoding import Decoder
 from workers.settings import DecodeSettings, WorkerSettings
 
 HERE = Path(__file__).resolve().parent
+SAMPLES = HERE.parent / "deploy" / "samples"
 
 
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--scans", type=int, default=500)
     parser.add_argument("--repetitions", type=int, default=5)
     arguments = parser.parse_args()
-    slices = sorted(path for path in arguments.folder.iterdir() if path.is_file())
+    slices = sorted(path for path in arguments.folder.iterdir() if path.is_file()) if arguments.folder else samples()
     if not slices:
         parser.error(f"no file in {arguments.folder}")
 
@@ -66,6 +68,12 @@ def main() -> None:
         ("models alone, scans/s", "mristream, scans/s", "ratio"), zip(*rows, strict=True), strict=True
     ):
         print(f"{name:24} min {min(column):8.3f}  median {statistics.median(column):8.3f}  max {max(column):8.3f}")
+
+
+def samples() -> list[Path]:
+    """The labelled brain MRI slices that come with the repository."""
+    with (SAMPLES / "index.csv").open(newline="") as index:
+        return [SAMPLES / row["file"] for row in csv.DictReader(index) if row["kind"] == "brain_mri" and row["label"]]
 
 
 def models_alone(images: Path) -> float:
