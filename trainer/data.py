@@ -40,12 +40,21 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Slices:
-    """Slices in memory: `images` and `masks` uint8 [N, 256, 256] (mask 0 or 1), `labels` int64 [N] into `LABELS`."""
+    """Slices in memory: `images`, `masks` and `second_masks` uint8 [N, 256, 256] (masks 0 or 1), `labels` int64 [N]
+    into `LABELS`. Where only one expert drew a mask, the second is the first."""
 
     examples: tuple[Example, ...]
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8]
+    second_masks: NDArray[np.uint8]
     labels: NDArray[np.int64]
+
+    def digest(self) -> str:
+        """SHA-256 of all pixels and labels."""
+        digest = hashlib.sha256()
+        for array in (self.images, self.masks, self.second_masks, self.labels):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -125,13 +134,14 @@ def refuse_leaks(examples: Iterable[Example]) -> None:
 def load(examples: Sequence[Example]) -> Slices:
     """Read images and masks into memory, fitted to 256 x 256 the same way as the worker fits a scan."""
     images = np.zeros((len(examples), MODEL_SIDE, MODEL_SIDE), np.uint8)
-    masks = np.zeros_like(images)
+    masks, second_masks = np.zeros_like(images), np.zeros_like(images)
     for i, example in enumerate(examples):
         images[i], _ = fit(_gray(example.image))
         if example.mask is not None:
             masks[i] = fit(_gray(example.mask))[0] > 127
+            second_masks[i] = masks[i] if example.second_mask is None else fit(_gray(example.second_mask))[0] > 127
     labels = np.array([LABELS.index(example.label) for example in examples], np.int64)
-    return Slices(tuple(examples), images, masks, labels)
+    return Slices(tuple(examples), images, masks, second_masks, labels)
 
 
 def _gray(path: Path) -> NDArray[np.uint8]:

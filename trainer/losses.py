@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from trainer.models import Output
+
+MaskLoss = Literal["bce", "bce+dice"]
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
@@ -21,26 +27,29 @@ def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
     return ((1 - scores) * has_tumor).sum() / has_tumor.sum().clamp_min(1)
 
 
-def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """2 x binary cross-entropy + Dice loss, shapes as in `dice_loss`."""
-    return 2 * F.binary_cross_entropy_with_logits(logits.float(), masks) + dice_loss(logits, masks)
+def mask_loss(logits: Tensor, masks: Tensor, kind: MaskLoss = "bce+dice") -> Tensor:
+    """Binary cross-entropy, or twice that + Dice loss; shapes as in `dice_loss`."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), masks)
+    return cross_entropy if kind == "bce" else 2 * cross_entropy + dice_loss(logits, masks)
 
 
-def unet_loss(
-    mask_logits: Tensor, coarse_logits: list[Tensor], class_logits: Tensor, masks: Tensor, labels: Tensor
-) -> Tensor:
-    """Mask loss at full, half and quarter resolution (weights 1, 0.5, 0.25) and 0.3 x the class's cross-entropy."""
-    loss = mask_loss(mask_logits, masks)
-    for depth, logits in enumerate(coarse_logits, start=1):
-        loss = loss + 0.5**depth * mask_loss(logits, F.avg_pool2d(masks, 2**depth))
-    return loss + 0.3 * F.cross_entropy(class_logits.float(), labels)
+def network_loss(output: Output, masks: Tensor, labels: Tensor, kind: MaskLoss = "bce+dice") -> Tensor:
+    """Of everything that the network was asked for; `masks` float [N, 1, H, W] in 0–1, `labels` int64 [N].
 
-
-def classifier_loss(class_logits: Tensor, place_logits: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy with smoothed labels, and the mask loss of the coarse place map (weight 0.5)."""
-    coarse = F.adaptive_max_pool2d(masks, list(place_logits.shape[2:]))
-    smoothed = F.cross_entropy(class_logits.float(), labels, label_smoothing=0.05)
-    return smoothed + 0.5 * mask_loss(place_logits, coarse)
+    Mask loss at full resolution and, with weights 0.5 and 0.25, of the coarser masks; cross-entropy of the class with
+    smoothed labels; mask loss (weight 0.5) of the coarse place map against whether there is any tumour below a pixel.
+    """
+    loss = torch.zeros((), device=masks.device)
+    if output.mask_logits is not None:
+        loss = mask_loss(output.mask_logits, masks, kind)
+        for depth, logits in enumerate(output.coarse_logits, start=1):
+            coarse = F.adaptive_avg_pool2d(masks, list(logits.shape[2:]))
+            loss = loss + 0.5**depth * mask_loss(logits, coarse, kind)
+    if output.class_logits is not None and output.place_logits is not None:
+        place = F.adaptive_max_pool2d(masks, list(output.place_logits.shape[2:]))
+        loss = loss + F.cross_entropy(output.class_logits.float(), labels, label_smoothing=0.05)
+        loss = loss + 0.5 * mask_loss(output.place_logits, place)
+    return loss
 
 
 def ema_update(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:

@@ -1,17 +1,54 @@
-"""The two networks: a U-Net that outlines the tumour and a classifier that names it (or turns the image away).
+"""One network for both jobs: a shared encoder, a decoder that outlines the tumour, and a head that names it.
 
-Both take raw uint8 slices and normalise inside, so training, serving and every client agree.
+It takes raw uint8 slices and normalises inside, so training, serving and every client agree.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.encoder import EfficientNetLite, PlainEncoder, double_convolution
 from workers.messages import LABELS
+
+Task = Literal["segment", "classify"]
+
+
+class ModelConfig(BaseModel):
+    """What determines the shape of a network; stored in every checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: Literal["plain", "lite0", "lite1", "lite2"] = Field(
+        "lite0", description="`plain`: convolutions and pooling as in the reference; `lite*`: EfficientNet-Lite"
+    )
+    width: int = Field(16, ge=4, description="channels of a plain encoder's first level; each deeper one has twice as many")
+    decoder: tuple[int, ...] = Field(
+        (160, 80, 48, 32), description="channels of the decoder's levels, from the deepest to the finest"
+    )
+    batch_norm: bool = Field(True, description="in the decoder and in a plain encoder")
+    tasks: tuple[Task, ...] = Field(("segment", "classify"), min_length=1)
+    deep_supervision: bool = Field(True, description="judge coarser masks too while training")
+    drop_path: float = Field(0.1, ge=0, lt=1, description="stochastic depth of the `lite*` encoders")
+
+
+class Output(NamedTuple):
+    """What the network says of N slices of H x W; parts that weren't asked for are None or empty.
+
+    `mask_logits` [N, 1, H, W]; `coarse_logits` coarser masks, finest first (training only); `class_logits` [N, 5];
+    `place_logits` [N, 1, h, w], the class head's guess of where the tumour is.
+    """
+
+    mask_logits: Tensor | None
+    coarse_logits: list[Tensor]
+    class_logits: Tensor | None
+    place_logits: Tensor | None
 
 
 def standardise(images: Tensor) -> Tensor:
@@ -25,112 +62,94 @@ def standardise(images: Tensor) -> Tensor:
     return (x - mean) / deviation.clamp_min(2.0)
 
 
-class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions with batch normalisation beside a shortcut (He et al. 2016)."""
+class Network(nn.Module):
+    """Takes uint8 or float [N, H, W] (0–255), H and W multiples of 32."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.first_norm = nn.BatchNorm2d(outputs)
-        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.second_norm = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if inputs != outputs or stride != 1:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.config = config
+        self.encoder: PlainEncoder | EfficientNetLite
+        if config.encoder == "plain":
+            self.encoder = PlainEncoder(config.width, len(config.decoder) + 1, config.batch_norm)
+        else:
+            self.encoder = EfficientNetLite(config.encoder, config.drop_path)
+        self.decoder = (
+            Decoder(self.encoder.channels, config.decoder, config.batch_norm, config.deep_supervision)
+            if "segment" in config.tasks
+            else None
+        )
+        self.class_head = ClassHead(self.encoder.channels) if "classify" in config.tasks else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.first_norm(self.first(x)))
-        y = self.second_norm(self.second(y))
-        return F.relu(y + self.shortcut(x))
+    def forward(self, images: Tensor) -> Output:
+        features = self.encoder(standardise(images))
+        mask, coarse = None, []
+        if self.decoder is not None:
+            mask, coarse = self.decoder(features, images.shape[-1])
+        label, place = None, None
+        if self.class_head is not None:
+            label, place = self.class_head(features)
+        return Output(mask, coarse, label, place)
 
 
-class UNetOutput(NamedTuple):
-    """`mask_logits` [N, 1, H, W]; in training also coarser masks (deep supervision) and class logits [N, 5]."""
+class Decoder(nn.Module):
+    """The expanding path of a U-Net (Ronneberger et al. 2015): upsample, concatenate the skip, convolve twice.
 
-    mask_logits: Tensor
-    coarse_logits: list[Tensor]
-    class_logits: Tensor | None
-
-
-class UNet(nn.Module):
-    """Encoder and decoder with skip connections (Ronneberger et al. 2015), with residual blocks.
-
-    Takes uint8 or float [N, H, W] (0–255), H and W multiples of 32. While training it also judges the class from the
-    bottleneck and the mask at 1/2 and 1/4 of the resolution: both steer the features and neither is exported.
+    Features finest first → mask logits [N, 1, side, side] and, while training, those of the two levels below.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 128, 160, 192)) -> None:
+    def __init__(
+        self, channels: Sequence[int], widths: Sequence[int], batch_norm: bool, deep_supervision: bool
+    ) -> None:
         super().__init__()
-        self.encoder = nn.ModuleList(
-            ResidualBlock(before, after) for before, after in zip((1, *widths[:-1]), widths, strict=True)
+        if len(widths) != len(channels) - 1:
+            raise ValueError(f"this encoder has {len(channels) - 1} levels to climb, `decoder` names {len(widths)}")
+        skips = channels[-2::-1]
+        self.levels = nn.ModuleList(
+            double_convolution(below + skip, here, batch_norm)
+            for (below, here), skip in zip(pairwise((channels[-1], *widths)), skips, strict=True)
         )
-        upward = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(below, here, 2, 2) for below, here in upward)
-        self.decoder = nn.ModuleList(ResidualBlock(2 * here, here) for _, here in upward)
-        self.head = nn.Conv2d(widths[0], 1, 1)
-        self.coarse_heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths[1:3])
-        self.class_head = nn.Linear(widths[-1], len(LABELS))
+        self.head = nn.Conv2d(widths[-1], 1, 1)
         # Tumours cover about 2 % of a slice: start there instead of at one half, and the first epochs aren't wasted.
         nn.init.constant_(self.head.get_parameter("bias"), -4.0)
+        self.coarse_heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths[-2:-4:-1] if deep_supervision)
 
-    def forward(self, images: Tensor) -> UNetOutput:
-        x = standardise(images)
-        skips: list[Tensor] = []
-        for depth, block in enumerate(self.encoder):
-            x = block(F.max_pool2d(x, 2) if depth else x)
-            skips.append(x)
-        class_logits = self.class_head(x.mean(dim=(2, 3))) if self.training else None
+    def forward(self, features: list[Tensor], side: int) -> tuple[Tensor, list[Tensor]]:
+        x = features[-1]
         levels: list[Tensor] = []
-        for up, block, skip in zip(self.up, self.decoder, skips[-2::-1], strict=True):
-            x = block(torch.cat((up(x), skip), dim=1))
+        for level, skip in zip(self.levels, features[-2::-1], strict=True):
+            x = level(torch.cat((F.interpolate(x, scale_factor=2.0, mode="nearest"), skip), dim=1))
             levels.append(x)
         coarse: list[Tensor] = []
         if self.training:
-            coarse = [head(level) for head, level in zip(self.coarse_heads, levels[-2:-4:-1], strict=True)]
-        return UNetOutput(self.head(x), coarse, class_logits)
+            coarse = [head(level) for head, level in zip(self.coarse_heads, levels[-2:-4:-1], strict=False)]
+        mask: Tensor = self.head(x)
+        if mask.shape[-1] != side:
+            mask = F.interpolate(mask.float(), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return mask, coarse
 
 
-class ClassifierOutput(NamedTuple):
-    """`class_logits` [N, 5] and `place_logits` [N, 1, H/16, W/16], a coarse guess of where the tumour is."""
+class ClassHead(nn.Module):
+    """Looks first at where the tumour may be, then at what it is.
 
-    class_logits: Tensor
-    place_logits: Tensor
-
-
-class Classifier(nn.Module):
-    """A small residual network that looks first at where the tumour may be, then at what it is.
-
-    Takes uint8 or float [N, 256, 256]; works at half that resolution. Features are pooled twice, over the whole image
-    and weighted by the network's own guess of the tumour's place, which is trained with the masks.
+    Features are pooled over the whole image and weighted by the head's own guess of the place, which is trained with
+    the masks. Features finest first → class logits [N, 5] and place logits [N, 1, h, w] of the last but one level.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (24, 32, 64, 128, 192), dropout: float = 0.3) -> None:
+    def __init__(self, channels: Sequence[int], dropout: float = 0.3) -> None:
         super().__init__()
-        stem, *deeper = widths
-        self.stem = nn.Sequential(nn.Conv2d(1, stem, 3, 1, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU())
-        stages = [
-            nn.Sequential(ResidualBlock(before, after, stride=2), ResidualBlock(after, after))
-            for before, after in zip((stem, *deeper[:-1]), deeper, strict=True)
-        ]
-        self.stages = nn.ModuleList(stages)
-        self.place_head = nn.Conv2d(deeper[2], 1, 1)
+        fine, deep = channels[-2:]
+        self.place = nn.Conv2d(fine, 1, 1)
         self.dropout = nn.Dropout(dropout)
-        self.class_head = nn.Linear(2 * deeper[3] + deeper[2], len(LABELS))
+        self.label = nn.Linear(2 * deep + fine, len(LABELS))
 
-    def forward(self, images: Tensor) -> ClassifierOutput:
-        x = self.stem(F.avg_pool2d(standardise(images), 2))
-        for stage in self.stages[:3]:
-            x = stage(x)
-        place_logits = self.place_head(x)
-        weights = place_logits.sigmoid() + 1e-3
-        deep = self.stages[3](x)
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        fine, deep = features[-2:]
+        place: Tensor = self.place(fine)
+        weights = place.sigmoid() + 1e-3
         coarse_weights = F.avg_pool2d(weights, 2)
-        pooled = torch.cat(
-            (
-                deep.mean(dim=(2, 3)),
-                (deep * coarse_weights).sum(dim=(2, 3)) / coarse_weights.sum(dim=(2, 3)),
-                (x * weights).sum(dim=(2, 3)) / weights.sum(dim=(2, 3)),
-            ),
-            dim=1,
+        pooled = (
+            deep.mean(dim=(2, 3)),
+            (deep * coarse_weights).sum(dim=(2, 3)) / coarse_weights.sum(dim=(2, 3)),
+            (fine * weights).sum(dim=(2, 3)) / weights.sum(dim=(2, 3)),
         )
-        return ClassifierOutput(self.class_head(self.dropout(pooled)), place_logits)
+        return self.label(self.dropout(torch.cat(pooled, dim=1))), place

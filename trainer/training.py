@@ -1,28 +1,37 @@
-"""The training loop: one-cycle AdamW with an averaged copy of the weights, resumable at every epoch."""
+"""The training loop: one-cycle schedule, an averaged copy of the weights, and a state that a killed run goes on from."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.augment import augment
+from trainer.augment import augment, meaningless
+from trainer.checkpoint import Checkpoint, save_whole
 from trainer.data import Slices
-from trainer.losses import classifier_loss, ema_update, unet_loss
-from trainer.models import Classifier, UNet
+from trainer.losses import MaskLoss, ema_update, network_loss
+from trainer.models import ModelConfig, Network
+from workers.messages import LABELS
 
-# The reference system's operating point; all published mask figures use it.
-MASK_THRESHOLD = 0.40
+NOT_BRAIN_MRI = LABELS.index("not_brain_mri")
+
+
+class Stage(BaseModel):
+    """Some epochs at one resolution; each stage has a learning rate cycle of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    side: Literal[128, 256] = Field(256, description="of the images while training, in pixels")
+    epochs: int = Field(gt=0)
+    peak_learning_rate: float = Field(1e-3, gt=0)
 
 
 class TrainingConfig(BaseModel):
@@ -30,162 +39,257 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: Literal["unet", "classifier"]
-    side: int = Field(256, description="side of the images while training, in pixels; 128 or 256")
-    epochs: int = Field(30, gt=0)
-    batch_size: int = Field(16, gt=1)
-    peak_learning_rate: float = Field(3e-3, gt=0)
+    model: ModelConfig
+    stages: tuple[Stage, ...] = Field(min_length=1, description="from coarse to fine")
+    imagenet: bool = Field(True, description="begin with ImageNet weights (`lite*` encoders)")
+    optimizer: Literal["adam", "adamw"] = "adamw"
     weight_decay: float = Field(1e-2, ge=0)
+    mask_loss: MaskLoss = "bce+dice"
+    second_expert: float = Field(
+        0.0, ge=0, le=1, description="weight of the second expert's mask in the target, where there is one"
+    )
+    meaningless: float = Field(0.0, ge=0, lt=1, description="share of each batch replaced by noise and test patterns")
+    batch_size: int = Field(16, gt=1)
     ema_decay: float = Field(0.998, ge=0, lt=1, description="of the averaged weights, for each step")
     seed: int = 0
 
 
-class History(BaseModel):
-    """One epoch's figures."""
+class Epoch(BaseModel):
+    """What one epoch came to."""
 
-    epoch: int
+    number: int
+    side: int
     loss: float
     seconds: float
     val: dict[str, float]
 
 
-def build_model(name: str) -> nn.Module:
-    """A fresh network: `unet` or `classifier`."""
-    return UNet() if name == "unet" else Classifier()
+class Progress(Protocol):
+    """Hears of the run: every step, and every finished epoch."""
+
+    def step(self, epoch: int, done: int, of: int, loss: float) -> None: ...
+
+    def epoch(self, epoch: Epoch, of: int) -> None: ...
 
 
-def train(
-    config: TrainingConfig,
-    train_slices: Slices,
-    val_slices: Slices,
-    folder: Path,
-    *,
-    start_from: Path | None = None,
-    report: Callable[[str], None] = print,
-) -> Path:
-    """Train, and return the path of the finished checkpoint `folder/model.pt`.
+class Trainer:
+    """One run in one folder. The same config, data and seed give the same weights, killed in between or not.
 
-    Continues from `folder/state.pt` where that is the same run (same config and data), so a killed run goes on where
-    it stopped. `start_from` is a checkpoint whose weights a new run begins with (coarse to fine).
+    `folder/state.pt` is what a killed run goes on from, at most `save_every_s` of work behind; `folder/model.pt`
+    (`Checkpoint`) appears when the run is through.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    generator = torch.Generator().manual_seed(config.seed)
-    model = build_model(config.model)
-    if start_from is not None:
-        model.load_state_dict(load_weights(start_from))
-    model = model.to(memory_format=torch.channels_last)
-    average = copy.deepcopy(model).eval()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.peak_learning_rate, weight_decay=config.weight_decay)
-    steps = config.epochs * (len(train_slices) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.peak_learning_rate, total_steps=steps, pct_start=0.2
-    )
-    identity = _identity(config, train_slices)
-    history: list[History] = []
 
-    state_file = folder / "state.pt"
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        if state["identity"] != identity:
-            raise ValueError(f"{state_file} belongs to another run (config or data differ): use another folder")
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        generator.set_state(state["generator"])
-        torch.set_rng_state(state["rng"])
-        history = [History.model_validate(line) for line in state["history"]]
-        report(f"going on after epoch {len(history)} of {config.epochs}")
+    def __init__(
+        self,
+        config: TrainingConfig,
+        train: Slices,
+        val: Slices,
+        folder: Path,
+        *,
+        progress: Progress,
+        device: str = "cpu",
+        save_every_s: float = 120.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.train_slices, self.val_slices = train, val
+        self.folder = folder
+        self.progress = progress
+        self.device = torch.device(device)
+        self.save_every_s = save_every_s
+        self.clock = clock
+        if len(train) < config.batch_size:
+            raise ValueError(f"{len(train)} slices to train on are less than one batch of {config.batch_size}")
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.seed)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        network = Network(config.model)
+        if config.imagenet and config.model.encoder != "plain":
+            network.encoder.load_imagenet()
+        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.network).eval()
+        self.history: list[Epoch] = []
+        self.stage = 0
+        self.step = 0  # of the stage
+        self.order = torch.empty(0, dtype=torch.long)  # of the slices in this epoch
+        self.loss_sum = torch.zeros((), device=self.device)  # over the epoch's steps so far
+        self.epoch_seconds = 0.0
+        self._begin_stage()
+        if (folder / "state.pt").exists():
+            self._resume()
 
-    images = _at_side(torch.from_numpy(train_slices.images), config.side)
-    masks = _at_side(torch.from_numpy(train_slices.masks) * 255, config.side)
-    labels = torch.from_numpy(train_slices.labels)
+    def run(self) -> Path:
+        """Train to the end, and return the path of the checkpoint."""
+        epochs = sum(stage.epochs for stage in self.config.stages)
+        while self.stage < len(self.config.stages):
+            stage = self.config.stages[self.stage]
+            images, masks = self._at_side(self.train_slices, stage.side)
+            while self.step < stage.epochs * self.steps_per_epoch:
+                self._epoch(images, masks)
+                figures = validate(self.average, self.val_slices, stage.side)
+                self.history.append(
+                    Epoch(
+                        number=len(self.history) + 1,
+                        side=stage.side,
+                        loss=self.loss_sum.item() / self.steps_per_epoch,
+                        seconds=self.epoch_seconds,
+                        val=figures,
+                    )
+                )
+                self.progress.epoch(self.history[-1], epochs)
+                self.loss_sum.zero_()
+                self.epoch_seconds = 0.0
+                self._save_state()
+            self.stage, self.step = self.stage + 1, 0
+            self._begin_stage()
+            self._save_state()
+        finished = self.folder / "model.pt"
+        Checkpoint.of(self.average, self.config.model_dump(mode="json"), self.history_rows()).save(finished)
+        return finished
 
-    for epoch in range(len(history), config.epochs):
-        started = time.monotonic()
-        model.train()
-        order = torch.randperm(len(images), generator=generator)
-        losses = []
-        for batch in torch.split(order[: len(order) // config.batch_size * config.batch_size], config.batch_size):
-            x, y = augment(images[batch].float(), masks[batch].float() / 255, generator)
-            loss = _loss(model, x.squeeze(1), y, labels[batch])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimizer.step()
-            schedule.step()
-            # A young average forgets its random start faster (as in Adam's bias correction).
-            step = schedule.last_epoch
-            ema_update(average, model, min(config.ema_decay, (1 + step) / (10 + step)))
-            losses.append(loss.item())
-        figures = validate(average, val_slices, config.side)
-        seconds = time.monotonic() - started
-        history.append(History(epoch=epoch + 1, loss=float(np.mean(losses)), seconds=seconds, val=figures))
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
-        report(f"epoch {epoch + 1}/{config.epochs}  loss {history[-1].loss:.4f}  {shown}  {seconds:.0f} s")
+    def history_rows(self) -> list[dict[str, Any]]:
+        """The epochs so far, as plain values."""
+        return [epoch.model_dump() for epoch in self.history]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches only: a last batch of one slice would upset the batch statistics."""
+        return len(self.train_slices) // self.config.batch_size
+
+    def _begin_stage(self) -> None:
+        stage = self.config.stages[min(self.stage, len(self.config.stages) - 1)]
+        kind = torch.optim.AdamW if self.config.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = kind(
+            self.network.parameters(), lr=stage.peak_learning_rate, weight_decay=self.config.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, stage.peak_learning_rate, total_steps=stage.epochs * self.steps_per_epoch, pct_start=0.2
+        )
+
+    def _epoch(self, images: Tensor, masks: Tensor) -> None:
+        """The epoch's remaining steps."""
+        labels = torch.from_numpy(self.train_slices.labels)
+        size = self.config.batch_size
+        began = saved = self.clock()
+        self.network.train()
+        if self.step % self.steps_per_epoch == 0:
+            self.order = torch.randperm(len(images), generator=self.generator)
+        for position in range(self.step % self.steps_per_epoch, self.steps_per_epoch):
+            batch = self.order[position * size : (position + 1) * size]
+            loss = self._step(images[batch], masks[batch], labels[batch])
+            self.loss_sum += loss
+            now = self.clock()
+            self.epoch_seconds += now - began
+            began = now
+            self.progress.step(len(self.history) + 1, position + 1, self.steps_per_epoch, loss.item())
+            if now - saved >= self.save_every_s and position + 1 < self.steps_per_epoch:
+                self._save_state()
+                saved = self.clock()
+
+    def _step(self, images: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
+        x, y = augment(images.to(self.device).float(), masks.to(self.device).float() / 255, self.generator)
+        blank = torch.rand(len(x), generator=self.generator) < self.config.meaningless
+        if blank.any():
+            x[blank.to(self.device)] = meaningless(x[blank.to(self.device)], self.generator)
+            y[blank.to(self.device)] = 0
+            labels = labels.masked_fill(blank, NOT_BRAIN_MRI)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            output = self.network(x.squeeze(1))
+        loss = network_loss(output, y, labels.to(self.device), self.config.mask_loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        # A young average forgets its random start faster (as in Adam's bias correction).
+        age = len(self.history) * self.steps_per_epoch + self.step
+        ema_update(self.average, self.network, min(self.config.ema_decay, (1 + age) / (10 + age)))
+        return loss.detach()
+
+    def _at_side(self, slices: Slices, side: int) -> tuple[Tensor, Tensor]:
+        """Images and targets, uint8 [N, 1, side, side]; a target of 255 is a pixel that both experts call tumour."""
+        weight = self.config.second_expert
+        targets = (1 - weight) * slices.masks.astype("float32") + weight * slices.second_masks
+        return at_side(torch.from_numpy(slices.images), side), at_side(
+            torch.from_numpy((targets * 255).round().astype("uint8")), side
+        )
+
+    def _save_state(self) -> None:
         state = {
-            "identity": identity,
-            "model": model.state_dict(),
-            "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "generator": generator.get_state(),
+            "identity": self._identity(),
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "generator": self.generator.get_state(),
             "rng": torch.get_rng_state(),
-            "history": [line.model_dump() for line in history],
+            "stage": self.stage,
+            "step": self.step,
+            "order": self.order,
+            "loss_sum": self.loss_sum,
+            "epoch_seconds": self.epoch_seconds,
+            "history": self.history_rows(),
         }
-        _save(state, state_file)
+        if self.device.type == "cuda":
+            state["rng_cuda"] = torch.cuda.get_rng_state(self.device)
+        save_whole(state, self.folder / "state.pt")
 
-    finished = folder / "model.pt"
-    _save({"config": config.model_dump(), "weights": average.state_dict()}, finished)
-    (folder / "history.json").write_text(json.dumps([line.model_dump() for line in history], indent=1) + "\n")
-    return finished
+    def _resume(self) -> None:
+        file = self.folder / "state.pt"
+        state = torch.load(file, weights_only=True, map_location="cpu")
+        if state["identity"] != self._identity():
+            raise ValueError(f"{file} belongs to another run (config or data differ): use another folder")
+        self.stage, self.step = state["stage"], state["step"]
+        self._begin_stage()
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["rng"])
+        if "rng_cuda" in state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+        self.order = state["order"]
+        self.loss_sum = state["loss_sum"].to(self.device)
+        self.epoch_seconds = state["epoch_seconds"]
+        self.history = [Epoch.model_validate(row) for row in state["history"]]
+
+    def _identity(self) -> str:
+        digest = hashlib.sha256(self.config.model_dump_json().encode())
+        digest.update(self.train_slices.digest().encode())
+        return digest.hexdigest()
 
 
-def validate(model: nn.Module, slices: Slices, side: int) -> dict[str, float]:
-    """Figures on held-out slices: mean Dice over slices with a tumour (`unet`), accuracy over all and over the
-    three tumour classes (`classifier`)."""
-    model.eval()
-    images = _at_side(torch.from_numpy(slices.images), side).squeeze(1)
-    masks = _at_side(torch.from_numpy(slices.masks) * 255, side).squeeze(1) > 127
+def validate(network: Network, slices: Slices, side: int = 256) -> dict[str, float]:
+    """Figures on held-out slices: mean Dice over the slices with a tumour, all and by type, and the share of empty masks
+    over the others; accuracy over all classes and over the tumour types, and of the gate (brain MRI or not)."""
+    from trainer.prediction import predict
+
+    predicted = predict(network, slices, side)
     labels = torch.from_numpy(slices.labels)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        outputs = [model(chunk) for chunk in torch.split(images, 32)]
-    if isinstance(model, Classifier):
-        predicted = torch.cat([output.class_logits.float() for output in outputs]).argmax(dim=1)
-        right = (predicted == labels).float()
-        gate = (predicted == 4) == (labels == 4)
-        return {
-            "accuracy": right.mean().item(),
-            "accuracy_tumors": right[labels < 3].mean().item(),
-            "gate": gate.float().mean().item(),
-        }
-    predicted = torch.cat([output.mask_logits.float() for output in outputs]).squeeze(1).sigmoid() > MASK_THRESHOLD
-    overlap = (predicted & masks).sum(dim=(1, 2)).float()
-    total = predicted.sum(dim=(1, 2)) + masks.sum(dim=(1, 2))
-    dice = torch.where(total > 0, 2 * overlap / total.clamp_min(1), torch.ones(()))
-    figures = {"dice": dice[labels < 3].mean().item()}
-    for index, name in enumerate(("glioma", "meningioma", "pituitary")):
-        figures[name] = dice[labels == index].mean().item()
-    figures["empty_ok"] = (~predicted.any(dim=2).any(dim=1))[labels >= 3].float().mean().item()
+    figures: dict[str, float] = {}
+    if predicted.probability is not None:
+        masks = at_side(torch.from_numpy(slices.masks) * 255, side).squeeze(1) > 127
+        found = predicted.mask
+        overlap = (found & masks).sum(dim=(1, 2)).float()
+        total = found.sum(dim=(1, 2)) + masks.sum(dim=(1, 2))
+        dice = torch.where(total > 0, 2 * overlap / total.clamp_min(1), torch.ones(()))
+        tumors = labels < LABELS.index("no_tumor")
+        figures["dice"] = dice[tumors].mean().item()
+        for index, name in enumerate(LABELS[:3]):
+            figures[f"dice_{name}"] = dice[labels == index].mean().item()
+        figures["empty_right"] = (~found.flatten(1).any(dim=1))[~tumors].float().mean().item()
+    if predicted.classes is not None:
+        said = predicted.classes.argmax(dim=1)
+        right = (said == labels).float()
+        figures["accuracy"] = right.mean().item()
+        figures["accuracy_tumors"] = right[labels < LABELS.index("no_tumor")].mean().item()
+        figures["gate"] = ((said == NOT_BRAIN_MRI) == (labels == NOT_BRAIN_MRI)).float().mean().item()
     return figures
 
 
-def load_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The averaged weights of a finished checkpoint."""
-    weights: dict[str, Tensor] = torch.load(checkpoint, weights_only=True)["weights"]
-    return weights
-
-
-def _loss(model: nn.Module, images: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        output = model(images)
-    if isinstance(model, Classifier):
-        return classifier_loss(output.class_logits, output.place_logits, masks, labels)
-    return unet_loss(output.mask_logits, output.coarse_logits, output.class_logits, masks, labels)
-
-
-def _at_side(images: Tensor, side: int) -> Tensor:
+def at_side(images: Tensor, side: int) -> Tensor:
     """uint8 [N, 256, 256] → uint8 [N, 1, side, side] by area average."""
     images = images.unsqueeze(1)
     if images.shape[-1] == side:
@@ -194,18 +298,3 @@ def _at_side(images: Tensor, side: int) -> Tensor:
     return torch.cat(
         [F.avg_pool2d(chunk.float(), factor).round().to(torch.uint8) for chunk in torch.split(images, 256)]
     )
-
-
-def _identity(config: TrainingConfig, slices: Slices) -> str:
-    digest = hashlib.sha256(config.model_dump_json().encode())
-    digest.update(slices.images.tobytes())
-    digest.update(slices.masks.tobytes())
-    digest.update(slices.labels.tobytes())
-    return digest.hexdigest()
-
-
-def _save(content: dict[str, Any], path: Path) -> None:
-    """Write whole or not at all: a kill while saving leaves the checkpoint before it."""
-    part = path.with_suffix(".part")
-    torch.save(content, part)
-    part.replace(path)

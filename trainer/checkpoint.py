@@ -1,0 +1,65 @@
+"""A finished network on disk: its shape, its weights, and how they came about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.data import DataError
+from trainer.models import ModelConfig, Network
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """`weights` are stored as float16, which is what is served; `training` is the config and `history` its epochs."""
+
+    model: ModelConfig
+    weights: dict[str, Tensor]
+    training: dict[str, Any]
+    history: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, network: Network, training: dict[str, Any], history: list[dict[str, Any]]) -> Checkpoint:
+        """Of a network as it is now."""
+        weights = {
+            name: value.half() if value.is_floating_point() and value.ndim > 1 else value
+            for name, value in network.state_dict().items()
+        }
+        return cls(network.config, weights, training, history)
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Raises DataError if the file isn't a checkpoint of this trainer."""
+        try:
+            content = torch.load(path, weights_only=True, map_location="cpu")
+            model = ModelConfig.model_validate(content["model"])
+            return cls(model, content["weights"], content["training"], content["history"])
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError) as problem:
+            raise DataError(f"{path}: not a checkpoint that `mristream train` wrote ({problem})") from problem
+
+    def save(self, path: Path) -> None:
+        """Whole or not at all."""
+        content = {
+            "model": self.model.model_dump(mode="json"),
+            "weights": self.weights,
+            "training": self.training,
+            "history": self.history,
+        }
+        save_whole(content, path)
+
+    def network(self) -> Network:
+        """The network in evaluation mode, in float32."""
+        network = Network(self.model)
+        network.load_state_dict(self.weights)
+        return network.eval()
+
+
+def save_whole(content: dict[str, Any], path: Path) -> None:
+    """Write whole or not at all: a kill while saving leaves the file before it."""
+    part = path.with_suffix(".part")
+    torch.save(content, part)
+    part.replace(path)
