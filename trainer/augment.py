@@ -40,11 +40,8 @@ def meaningless(images: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.rand(images.shape, generator=generator)
     tile = height // 4
     order = torch.randperm(16, generator=generator).tolist()
-    rows, columns = images.cpu().split(tile, dim=2), 4
-    tiles = [piece for row in rows for piece in row.split(tile, dim=3)]
-    shuffled = torch.cat(
-        [torch.cat([tiles[i] for i in order[r * columns : (r + 1) * columns]], dim=3) for r in range(columns)], dim=2
-    )
+    tiles = F.unfold(images.cpu(), tile, stride=tile)[:, :, order]
+    shuffled = F.fold(tiles, (height, width), tile, stride=tile)
     kinds = torch.stack((noise, ramp, stripes, clouds, (clouds + 0.3 * noise) / 1.3, shuffled / 255))
     chosen = kinds[torch.randint(0, len(kinds), (n,), generator=generator), torch.arange(n)]
     low, high = _column(_uniform(n, 0, 0.4, generator)), _column(_uniform(n, 0.5, 1, generator))

@@ -15,21 +15,25 @@ from trainer.models import ModelConfig, Network
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """`weights` are stored as float16, which is what is served; `training` is the config and `history` its epochs."""
+    """`weights` are stored as float16, which is what is served; `temperature` divides the class logits (calibration);
+    `training` is the config and `history` its epochs."""
 
     model: ModelConfig
     weights: dict[str, Tensor]
+    temperature: float
     training: dict[str, Any]
     history: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, network: Network, training: dict[str, Any], history: list[dict[str, Any]]) -> Checkpoint:
+    def of(
+        cls, network: Network, temperature: float, training: dict[str, Any], history: list[dict[str, Any]]
+    ) -> Checkpoint:
         """Of a network as it is now."""
         weights = {
             name: value.half() if value.is_floating_point() and value.ndim > 1 else value
             for name, value in network.state_dict().items()
         }
-        return cls(network.config, weights, training, history)
+        return cls(network.config, weights, temperature, training, history)
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
@@ -37,7 +41,7 @@ class Checkpoint:
         try:
             content = torch.load(path, weights_only=True, map_location="cpu")
             model = ModelConfig.model_validate(content["model"])
-            return cls(model, content["weights"], content["training"], content["history"])
+            return cls(model, content["weights"], content["temperature"], content["training"], content["history"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError) as problem:
             raise DataError(f"{path}: not a checkpoint that `mristream train` wrote ({problem})") from problem
 
@@ -46,6 +50,7 @@ class Checkpoint:
         content = {
             "model": self.model.model_dump(mode="json"),
             "weights": self.weights,
+            "temperature": self.temperature,
             "training": self.training,
             "history": self.history,
         }

@@ -6,137 +6,150 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import yaml
 
 from workers.errors import UserError
+from workers.terminal import say
 
 if TYPE_CHECKING:
     from trainer.data import Slices
+    from trainer.training import TrainingConfig
 
-
-@click.command()
-@click.argument("config", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
+DATA_OPTION = click.option(
     "--data",
     required=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Index CSV of labelled brain MRI slices.",
+    type=click.Path(path_type=Path, exists=True),
+    help="Labelled brain MRI slices: an index CSV, or a folder of images and masks.",
 )
-@click.option(
+NON_BRAIN_OPTION = click.option(
     "--non-brain",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Index CSV of images of anything else.",
 )
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the checkpoint; a killed run goes on from it.",
-)
-@click.option(
-    "--start-from",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Checkpoint whose weights to begin with.",
-)
-def train(config: Path, data: Path, non_brain: Path | None, out: Path, start_from: Path | None) -> None:
-    """Train the network that CONFIG describes.
-
-    trainer/configs holds those of the shipped models.
-    """
-    _need_torch()
-    from pydantic import ValidationError
-
-    from trainer.data import DataError
-    from trainer.training import TrainingConfig
-    from trainer.training import train as train_network
-
-    try:
-        settings = TrainingConfig.model_validate(yaml.safe_load(config.read_text()))
-        splits = _load(data, non_brain)
-        finished = train_network(
-            settings, splits["train"], splits["val"], out, start_from=start_from, report=click.echo
-        )
-    except (DataError, ValidationError, ValueError) as problem:
-        raise UserError(str(problem)) from problem
-    click.echo(f"trained: {finished}")
-
-
-@click.command()
-@click.option("--unet", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Checkpoint of a U-Net.")
-@click.option(
-    "--classifier", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Checkpoint of a classifier."
-)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0.01),
-    default=1.0,
-    show_default=True,
-    help="Divides the classifier's logits (calibration).",
-)
-@click.option(
+MODEL_REPOSITORY_OPTION = click.option(
     "--model-repository",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=Path("model_repository"),
     show_default=True,
 )
-def export(unet: Path | None, classifier: Path | None, temperature: float, model_repository: Path) -> None:
-    """Write checkpoints as the next versions that Triton serves."""
-    _need_torch()
-    from trainer.models import Classifier, UNet
-    from trainer.onnx_export import ServedClassifier, ServedUNet, export_onnx
-    from trainer.repository import RepositoryError, add_version
-    from trainer.training import load_weights
 
-    if unet is None and classifier is None:
-        raise UserError("give --unet, --classifier, or both")
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@DATA_OPTION
+@NON_BRAIN_OPTION
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the checkpoint, curves and logs; a killed run goes on from it.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to train; auto takes a GPU if there is one.",
+)
+def train(config: Path, data: Path, non_brain: Path | None, out: Path, device: str) -> None:
+    """Train the network that CONFIG describes.
+
+    trainer/configs holds that of the shipped models (brain.yaml) and the baseline (reference.yaml).
+    """
+    _need_torch()
+    import torch
+
+    from trainer.augmentation_grid import save_augmentation_grid
+    from trainer.data import DataError
+    from trainer.run_log import RunLog
+    from trainer.training import Trainer
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        if classifier is not None:
-            network = Classifier()
-            network.load_state_dict(load_weights(classifier))
-            served = ServedClassifier(network.eval(), temperature)
-            version = add_version(
-                model_repository, "brain_mri_classifier", lambda path: export_onnx(served, "probabilities", path)
-            )
-            click.echo(f"brain_mri_classifier version {version}")
-        if unet is not None:
-            segmenter = UNet()
-            segmenter.load_state_dict(load_weights(unet))
-            served_unet = ServedUNet(segmenter.eval())
-            version = add_version(
-                model_repository, "tumor_unet", lambda path: export_onnx(served_unet, "probability", path)
-            )
-            click.echo(f"tumor_unet version {version}")
-    except RepositoryError as problem:
+        settings = _read_config(config)
+        slices = _load(data, non_brain)
+        out.mkdir(parents=True, exist_ok=True)
+        save_augmentation_grid(slices["train"], out / "augmentation.png")
+        with RunLog(out) as log:
+            trainer = Trainer(settings, slices["train"], slices["val"], out, progress=log, device=device)
+            if trainer.history:
+                say(f"going on after epoch {len(trainer.history)}")
+            finished = trainer.run()
+    except (DataError, ValueError) as problem:
+        raise UserError(str(problem)) from problem
+    say(f"trained: {finished}")
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@DATA_OPTION
+@NON_BRAIN_OPTION
+@click.option(
+    "--gate",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Minimum figures, for example trainer/gate.yaml.",
+)
+@click.option(
+    "--report",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the evaluation report that the gate judges.",
+)
+@MODEL_REPOSITORY_OPTION
+def export(
+    checkpoint: Path, data: Path, non_brain: Path | None, gate: Path, report: Path, model_repository: Path
+) -> None:
+    """Write CHECKPOINT as the next versions that Triton serves, if its figures on held-out slices pass the gate."""
+    _need_torch()
+    from trainer.data import DataError
+    from trainer.promotion import Gate, promote
+    from trainer.repository import RepositoryError
+
+    try:
+        bounds = Gate.load(gate)
+        slices = _load(data, non_brain)
+        for name, version in promote(checkpoint, slices, bounds, report, model_repository, say=say).items():
+            say(f"{name}: version {version} is what Triton serves when it loads the model next")
+    except (DataError, RepositoryError) as problem:
         raise UserError(str(problem)) from problem
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--truth",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    required=True,
-    help="Index CSV of labelled brain MRI slices.",
-)
-@click.option(
-    "--non-brain",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Index CSV of images of anything else.",
-)
-@click.option("--split", default="test", show_default=True, help="Which slices of the truth to score.")
-@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
-def evaluate(results: Path, truth: Path, non_brain: Path | None, split: str, as_json: bool) -> None:
-    """Score RESULTS, a results.jsonl with masks in local files, against expert masks and labels."""
-    from trainer.data import DataError, read_brain_index, read_non_brain_index
-    from trainer.evaluation import evaluate as score
-    from trainer.evaluation import markdown, read_results
+@click.option("--to", "wanted", type=int, help="Version to serve  [default: the one before the served one]")
+@MODEL_REPOSITORY_OPTION
+def rollback(wanted: int | None, model_repository: Path) -> None:
+    """Serve earlier versions of both models again."""
+    from trainer.repository import MODELS, RepositoryError, serve, served, versions
 
     try:
-        examples = read_brain_index(truth) + (read_non_brain_index(non_brain) if non_brain else [])
-        figures = score(read_results(results), examples, split)
-    except DataError as problem:
+        chosen: dict[str, int] = {}
+        for model in MODELS:
+            now = served(model_repository, model)
+            earlier = [version for version in versions(model_repository, model) if version < now]
+            if wanted is None and not earlier:
+                raise UserError(f"{model} serves version {now}, and there is none before it")
+            chosen[model] = earlier[-1] if wanted is None else wanted
+            if chosen[model] not in versions(model_repository, model):
+                known = ", ".join(map(str, versions(model_repository, model)))
+                raise UserError(f"{model} has no version {chosen[model]}; it has {known}")
+        for model, version in chosen.items():
+            serve(model_repository, model, version)
+            say(f"{model}: version {version} is what Triton serves when it loads the model next")
+    except RepositoryError as problem:
         raise UserError(str(problem)) from problem
-    click.echo(figures.model_dump_json() if as_json else markdown(figures), nl=as_json)
+
+
+def _read_config(path: Path) -> TrainingConfig:
+    import yaml
+    from pydantic import ValidationError
+
+    from trainer.training import TrainingConfig
+
+    try:
+        return TrainingConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise UserError(f"{path}: {problem}") from problem
 
 
 def _load(data: Path, non_brain: Path | None) -> dict[str, Slices]:

@@ -159,5 +159,3 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups
 def _rounded(channels: float, to: int = 8) -> int:
     nearest = max(to, int(channels + to / 2) // to * to)
     return nearest + to if nearest < 0.9 * channels else nearest
-
-

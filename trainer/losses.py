@@ -43,7 +43,7 @@ def network_loss(output: Output, masks: Tensor, labels: Tensor, kind: MaskLoss =
     if output.mask_logits is not None:
         loss = mask_loss(output.mask_logits, masks, kind)
         for depth, logits in enumerate(output.coarse_logits, start=1):
-            coarse = F.adaptive_avg_pool2d(masks, list(logits.shape[2:]))
+            coarse = F.adaptive_avg_pool2d(masks, (logits.shape[2], logits.shape[3]))
             loss = loss + 0.5**depth * mask_loss(logits, coarse, kind)
     if output.class_logits is not None and output.place_logits is not None:
         place = F.adaptive_max_pool2d(masks, list(output.place_logits.shape[2:]))

@@ -28,7 +28,9 @@ class ModelConfig(BaseModel):
     encoder: Literal["plain", "lite0", "lite1", "lite2"] = Field(
         "lite0", description="`plain`: convolutions and pooling as in the reference; `lite*`: EfficientNet-Lite"
     )
-    width: int = Field(16, ge=4, description="channels of a plain encoder's first level; each deeper one has twice as many")
+    width: int = Field(
+        16, ge=4, description="channels of a plain encoder's first level; each deeper one has twice as many"
+    )
     decoder: tuple[int, ...] = Field(
         (160, 80, 48, 32), description="channels of the decoder's levels, from the deepest to the finest"
     )

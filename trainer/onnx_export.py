@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from trainer.models import Classifier, ClassifierOutput, UNet, UNetOutput
+from trainer.models import Network, standardise
 
 # Smaller tensors (biases, norms) stay float32: they weigh nothing and are added, not multiplied.
 _HALF_FROM_ELEMENTS = 1024
@@ -22,27 +22,32 @@ class ServedUNet(nn.Module):
     Bytes instead of floats: a quarter of the traffic between Triton's models, and 0.40 is exactly 102 steps.
     """
 
-    def __init__(self, model: UNet) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.model = model
+        if network.decoder is None:
+            raise ValueError("this network was not trained to segment")
+        self.encoder, self.decoder = network.encoder, network.decoder
 
     def forward(self, image: Tensor) -> Tensor:
-        output: UNetOutput = self.model(image)
-        probability = output.mask_logits.squeeze(1).sigmoid()
+        logits, _ = self.decoder(self.encoder(standardise(image)), image.shape[-1])
+        probability: Tensor = logits.squeeze(1).sigmoid()
         return (probability * 255).round().to(torch.uint8)
 
 
 class ServedClassifier(nn.Module):
     """`image` uint8 [N, 256, 256] → `probabilities` float32 [N, 5], calibrated by a temperature (Guo et al. 2017)."""
 
-    def __init__(self, model: Classifier, temperature: float) -> None:
+    def __init__(self, network: Network, temperature: float) -> None:
         super().__init__()
-        self.model = model
+        if network.class_head is None:
+            raise ValueError("this network was not trained to classify")
+        self.encoder, self.head = network.encoder, network.class_head
         self.temperature = temperature
 
     def forward(self, image: Tensor) -> Tensor:
-        output: ClassifierOutput = self.model(image)
-        return (output.class_logits / self.temperature).softmax(dim=1)
+        logits, _ = self.head(self.encoder(standardise(image)))
+        probabilities: Tensor = (logits / self.temperature).softmax(dim=1)
+        return probabilities
 
 
 def export_onnx(model: nn.Module, output: str, path: Path) -> None:
@@ -84,3 +89,20 @@ def _store_weights_as_half(model: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
     # Shapes noted for the old initializers would contradict the new ones.
     del graph.value_info[:]
+
+
+def widened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with its float16 weights as float32 again, for tools that look for weights and find casts."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    halves = {weight.name: weight for weight in wide.graph.initializer if weight.data_type == TensorProto.FLOAT16}
+    nodes = []
+    for node in wide.graph.node:
+        if node.op_type == "Cast" and node.input[0] in halves:
+            values = numpy_helper.to_array(halves[node.input[0]]).astype(np.float32)
+            halves[node.input[0]].CopyFrom(numpy_helper.from_array(values, node.output[0]))
+        else:
+            nodes.append(node)
+    del wide.graph.node[:]
+    wide.graph.node.extend(nodes)
+    return wide

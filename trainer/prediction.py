@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from trainer.data import Slices
 from trainer.models import Network
@@ -34,8 +35,6 @@ class Prediction:
 @torch.no_grad()
 def predict(network: Network, slices: Slices, side: int = 256) -> Prediction:
     """Run the network on the slices at this side."""
-    from trainer.training import at_side
-
     network.eval()
     device = next(network.parameters()).device
     probabilities: list[Tensor] = []
@@ -47,6 +46,15 @@ def predict(network: Network, slices: Slices, side: int = 256) -> Prediction:
             probabilities.append(output.mask_logits.float().sigmoid().squeeze(1).cpu())
         if output.class_logits is not None:
             classes.append(output.class_logits.float().cpu())
-    return Prediction(
-        torch.cat(probabilities) if probabilities else None, torch.cat(classes) if classes else None
+    return Prediction(torch.cat(probabilities) if probabilities else None, torch.cat(classes) if classes else None)
+
+
+def at_side(images: Tensor, side: int) -> Tensor:
+    """uint8 [N, 256, 256] → uint8 [N, 1, side, side] by area average."""
+    images = images.unsqueeze(1)
+    if images.shape[-1] == side:
+        return images
+    factor = images.shape[-1] // side
+    return torch.cat(
+        [F.avg_pool2d(chunk.float(), factor).round().to(torch.uint8) for chunk in torch.split(images, 256)]
     )

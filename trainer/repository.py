@@ -1,4 +1,8 @@
-"""Writing model versions into the Triton model repository."""
+"""Writing model versions into the Triton model repository, and choosing the one that is served.
+
+A version's folder never changes once it is there. Which version is served is one line of the model's configurations
+(`version_policy`), so promotion and rollback are the same small step, and the older versions stay loadable.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +13,64 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+# What Triton's TensorRT backend gets its plan from, and what CPUs run where it is there instead.
+FLOAT_MODEL = "model.onnx"
+INT8_MODEL = "model.int8.onnx"
+MODELS = ("brain_mri_classifier", "tumor_unet")
+_POLICY = re.compile(r"^version_policy: \{ specific \{ versions: \[ (\d+) \] \} \}\n", re.MULTILINE)
+
 
 class RepositoryError(ValueError):
     """The model repository isn't what it should be; the message names the file."""
 
 
-def add_version(repository: Path, model: str, write_onnx: Callable[[Path], None]) -> int:
-    """Write the next version of a model, and return its number.
+def add_version(repository: Path, model: str, write: Callable[[Path], None]) -> int:
+    """Write the next version of a model and return its number; it isn't served before `serve` says so.
 
-    `write_onnx` writes the ONNX file to the path that it gets. The version's folder appears whole or not at all; only
-    then its digest is noted in both configurations, as `sha256/<version>`, which is where the worker reads it.
+    `write` puts `model.onnx` and, if there is one, `model.int8.onnx` into the folder that it gets. The version's folder
+    appears whole or not at all; only then the digests are noted in the configurations as `sha256/<version>`, where the
+    worker reads them: in each the digest of the file that it serves.
     """
+    configs = _configs(repository, model)
     folder = repository / model
-    configs = [folder / "config.pbtxt", folder / "configs" / "cpu.pbtxt"]
-    for config in configs:
-        if not config.is_file():
-            raise RepositoryError(f"{config} is not there: is {repository} a model repository of mristream?")
-    versions = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
-    version = max(versions, default=0) + 1
+    known = versions(repository, model)
+    version = max(known, default=0) + 1
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
         new = Path(scratch) / str(version)
         new.mkdir()
-        write_onnx(new / "model.onnx")
-        digest = hashlib.sha256((new / "model.onnx").read_bytes()).hexdigest()
-        if versions:
-            shutil.copy(folder / str(max(versions)) / "model.py", new / "model.py")
+        write(new)
+        if known:
+            shutil.copy(folder / str(max(known)) / "model.py", new / "model.py")
         new.rename(folder / str(version))
     for config in configs:
-        _note_digest(config, version, digest)
+        _note(config, version, hashlib.sha256(served_file(config, version).read_bytes()).hexdigest())
     return version
+
+
+def serve(repository: Path, model: str, version: int) -> None:
+    """Have Triton serve this version, and no other. Raises RepositoryError if it isn't there."""
+    if version not in versions(repository, model):
+        known = ", ".join(map(str, versions(repository, model)))
+        raise RepositoryError(f"{repository / model} has no version {version}; it has {known}")
+    for config in _configs(repository, model):
+        text = _POLICY.sub("", config.read_text())
+        line = f"version_policy: {{ specific {{ versions: [ {version} ] }} }}\n"
+        _write(config, re.sub(r"(?m)^(max_batch_size: .*\n)", rf"\g<1>{line}", text, count=1))
+
+
+def served(repository: Path, model: str) -> int:
+    """The version that Triton serves. Raises RepositoryError if the two configurations differ, or name none."""
+    found = {
+        match[1] if (match := _POLICY.search(config.read_text())) else "" for config in _configs(repository, model)
+    }
+    if len(found) != 1 or "" in found:
+        raise RepositoryError(f"the configurations of {repository / model} don't serve one and the same version")
+    return int(found.pop())
+
+
+def versions(repository: Path, model: str) -> list[int]:
+    """The versions that are there, in order."""
+    return sorted(int(path.name) for path in (repository / model).iterdir() if path.name.isdecimal())
 
 
 def digests(config: Path) -> dict[int, str]:
@@ -46,9 +79,28 @@ def digests(config: Path) -> dict[int, str]:
     return {int(version): digest for version, digest in found}
 
 
-def _note_digest(config: Path, version: int, digest: str) -> None:
+def served_file(config: Path, version: int) -> Path:
+    """The model file behind this configuration: a CPU runs 8-bit integers where the version has them."""
+    on_cpu = config.name == "cpu.pbtxt"
+    folder = (config.parents[1] if on_cpu else config.parent) / str(version)
+    return folder / (INT8_MODEL if on_cpu and (folder / INT8_MODEL).exists() else FLOAT_MODEL)
+
+
+def _configs(repository: Path, model: str) -> list[Path]:
+    configs = [repository / model / "config.pbtxt", repository / model / "configs" / "cpu.pbtxt"]
+    for config in configs:
+        if not config.is_file():
+            raise RepositoryError(f"{config} is not there: is {repository} a model repository of mristream?")
+    return configs
+
+
+def _note(config: Path, version: int, digest: str) -> None:
     text = config.read_text().rstrip("\n")
     line = f'parameters {{ key: "sha256/{version}" value {{ string_value: "{digest}" }} }}'
+    _write(config, f"{text}\n{line}\n")
+
+
+def _write(config: Path, text: str) -> None:
     part = config.with_suffix(".part")
-    part.write_text(f"{text}\n{line}\n")
+    part.write_text(text)
     part.replace(config)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trainer.augment import augment, meaningless
+from trainer.calibration import fit_temperature
 from trainer.checkpoint import Checkpoint, save_whole
 from trainer.data import Slices
+from trainer.encoder import EfficientNetLite
 from trainer.losses import MaskLoss, ema_update, network_loss
 from trainer.models import ModelConfig, Network
+from trainer.prediction import at_side, predict
 from workers.messages import LABELS
 
 NOT_BRAIN_MRI = LABELS.index("not_brain_mri")
@@ -65,11 +67,11 @@ class Epoch(BaseModel):
 
 
 class Progress(Protocol):
-    """Hears of the run: every step, and every finished epoch."""
+    """Hears of the run: every step, and after every epoch all those so far."""
 
     def step(self, epoch: int, done: int, of: int, loss: float) -> None: ...
 
-    def epoch(self, epoch: Epoch, of: int) -> None: ...
+    def epoch(self, history: Sequence[Epoch], of: int) -> None: ...
 
 
 class Trainer:
@@ -98,15 +100,16 @@ class Trainer:
         self.device = torch.device(device)
         self.save_every_s = save_every_s
         self.clock = clock
+        self.identity = hashlib.sha256(f"{config.model_dump_json()} {train.digest()}".encode()).hexdigest()
         if len(train) < config.batch_size:
             raise ValueError(f"{len(train)} slices to train on are less than one batch of {config.batch_size}")
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         self.generator = torch.Generator().manual_seed(config.seed)
         network = Network(config.model)
-        if config.imagenet and config.model.encoder != "plain":
+        if config.imagenet and isinstance(network.encoder, EfficientNetLite):
             network.encoder.load_imagenet()
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval()
         self.history: list[Epoch] = []
         self.stage = 0
@@ -136,7 +139,7 @@ class Trainer:
                         val=figures,
                     )
                 )
-                self.progress.epoch(self.history[-1], epochs)
+                self.progress.epoch(self.history, epochs)
                 self.loss_sum.zero_()
                 self.epoch_seconds = 0.0
                 self._save_state()
@@ -144,8 +147,13 @@ class Trainer:
             self._begin_stage()
             self._save_state()
         finished = self.folder / "model.pt"
-        Checkpoint.of(self.average, self.config.model_dump(mode="json"), self.history_rows()).save(finished)
+        config = self.config.model_dump(mode="json")
+        Checkpoint.of(self.average, self._temperature(), config, self.history_rows()).save(finished)
         return finished
+
+    def _temperature(self) -> float:
+        logits = predict(self.average, self.val_slices).classes
+        return 1.0 if logits is None else fit_temperature(logits, torch.from_numpy(self.val_slices.labels))
 
     def history_rows(self) -> list[dict[str, Any]]:
         """The epochs so far, as plain values."""
@@ -217,7 +225,7 @@ class Trainer:
 
     def _save_state(self) -> None:
         state = {
-            "identity": self._identity(),
+            "identity": self.identity,
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -238,7 +246,7 @@ class Trainer:
     def _resume(self) -> None:
         file = self.folder / "state.pt"
         state = torch.load(file, weights_only=True, map_location="cpu")
-        if state["identity"] != self._identity():
+        if state["identity"] != self.identity:
             raise ValueError(f"{file} belongs to another run (config or data differ): use another folder")
         self.stage, self.step = state["stage"], state["step"]
         self._begin_stage()
@@ -255,17 +263,10 @@ class Trainer:
         self.epoch_seconds = state["epoch_seconds"]
         self.history = [Epoch.model_validate(row) for row in state["history"]]
 
-    def _identity(self) -> str:
-        digest = hashlib.sha256(self.config.model_dump_json().encode())
-        digest.update(self.train_slices.digest().encode())
-        return digest.hexdigest()
-
 
 def validate(network: Network, slices: Slices, side: int = 256) -> dict[str, float]:
     """Figures on held-out slices: mean Dice over the slices with a tumour, all and by type, and the share of empty masks
     over the others; accuracy over all classes and over the tumour types, and of the gate (brain MRI or not)."""
-    from trainer.prediction import predict
-
     predicted = predict(network, slices, side)
     labels = torch.from_numpy(slices.labels)
     figures: dict[str, float] = {}
@@ -287,14 +288,3 @@ def validate(network: Network, slices: Slices, side: int = 256) -> dict[str, flo
         figures["accuracy_tumors"] = right[labels < LABELS.index("no_tumor")].mean().item()
         figures["gate"] = ((said == NOT_BRAIN_MRI) == (labels == NOT_BRAIN_MRI)).float().mean().item()
     return figures
-
-
-def at_side(images: Tensor, side: int) -> Tensor:
-    """uint8 [N, 256, 256] → uint8 [N, 1, side, side] by area average."""
-    images = images.unsqueeze(1)
-    if images.shape[-1] == side:
-        return images
-    factor = images.shape[-1] // side
-    return torch.cat(
-        [F.avg_pool2d(chunk.float(), factor).round().to(torch.uint8) for chunk in torch.split(images, 256)]
-    )

@@ -1,0 +1,126 @@
+"""From a checkpoint to files that may be served: exported, compared with PyTorch, and made faster if that costs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from trainer.checkpoint import Checkpoint
+from trainer.data import DataError, Slices
+from trainer.onnx_export import ServedClassifier, ServedUNet, export_onnx
+from trainer.prediction import MASK_THRESHOLD
+from trainer.quantisation import quantise
+from trainer.repository import FLOAT_MODEL, INT8_MODEL
+
+# A slice more or less in a thousand pixels is rounding; more is another network.
+MOST_FLIPPED_PIXELS = 1e-4
+MOST_PROBABILITY_DIFFERENCE = 1e-3
+# What 8-bit integers may cost on held-out slices.
+MOST_DICE_LOST = 0.005
+_BATCH = 16
+_THRESHOLD_STEP = round(MASK_THRESHOLD * 255)
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far ONNX Runtime is from PyTorch on real slices; both compute in float32 with the same weights."""
+
+    slices: int
+    largest_step: int
+    flipped_pixels: float
+    largest_probability_difference: float
+
+    def __str__(self) -> str:
+        return (
+            f"ONNX against PyTorch on {self.slices} slices: probability of a pixel differs by at most "
+            f"{self.largest_step}/255, {self.flipped_pixels:.1e} of the mask pixels flip, class probabilities differ by "
+            f"at most {self.largest_probability_difference:.1e}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Int8:
+    """What 8-bit integers did to the mean Dice of the held-out tumour slices."""
+
+    dice: float
+    float_dice: float
+
+    @property
+    def accepted(self) -> bool:
+        return self.float_dice - self.dice < MOST_DICE_LOST
+
+    def __str__(self) -> str:
+        return f"8-bit integers: Dice {self.dice:.4f}, float {self.float_dice:.4f}: " + (
+            "served on CPUs" if self.accepted else f"refused, they may lose less than {MOST_DICE_LOST}"
+        )
+
+
+def export_checkpoint(checkpoint: Checkpoint, folder: Path) -> dict[str, Path]:
+    """Write `folder/<model>/model.onnx` for everything that the network was trained for; returns the model's folders."""
+    network = checkpoint.network()
+    served: dict[str, tuple[torch.nn.Module, str]] = {}
+    if network.class_head is not None:
+        served["brain_mri_classifier"] = (ServedClassifier(network, checkpoint.temperature), "probabilities")
+    if network.decoder is not None:
+        served["tumor_unet"] = (ServedUNet(network), "probability")
+    for name, (module, output) in served.items():
+        (folder / name).mkdir(parents=True)
+        export_onnx(module, output, folder / name / FLOAT_MODEL)
+    return {name: folder / name for name in served}
+
+
+def check_parity(checkpoint: Checkpoint, folders: dict[str, Path], images: NDArray[np.uint8]) -> Parity:
+    """Run both on `images` uint8 [N, 256, 256]. Raises DataError if they differ by more than rounding."""
+    network = checkpoint.network()
+    steps, flips, classes = 0, 0, 0.0
+    for start in range(0, len(images), _BATCH):
+        batch = images[start : start + _BATCH]
+        with torch.no_grad():
+            if "tumor_unet" in folders:
+                expected = ServedUNet(network)(torch.from_numpy(batch)).numpy()
+                found = run_onnx(folders["tumor_unet"] / FLOAT_MODEL, batch)
+                steps = max(steps, int(np.abs(expected.astype(int) - found.astype(int)).max()))
+                flips += int(((expected >= _THRESHOLD_STEP) != (found >= _THRESHOLD_STEP)).sum())
+            if "brain_mri_classifier" in folders:
+                said = ServedClassifier(network, checkpoint.temperature)(torch.from_numpy(batch)).numpy()
+                found = run_onnx(folders["brain_mri_classifier"] / FLOAT_MODEL, batch)
+                classes = max(classes, float(np.abs(said - found).max()))
+    parity = Parity(len(images), steps, flips / images.size, classes)
+    if parity.flipped_pixels > MOST_FLIPPED_PIXELS or classes > MOST_PROBABILITY_DIFFERENCE:
+        raise DataError(f"the exported models differ from the checkpoint; nothing was written. {parity}")
+    return parity
+
+
+def try_int8(folder: Path, calibration: NDArray[np.uint8], held_out: Slices) -> Int8:
+    """Quantise the U-Net in `folder`, and keep `model.int8.onnx` there only if its Dice on `held_out` is as good."""
+    quantise(folder / FLOAT_MODEL, calibration, folder / INT8_MODEL)
+    tumors = np.flatnonzero(held_out.masks.any(axis=(1, 2)))
+    if not len(tumors):
+        raise DataError("8-bit integers are judged by the Dice of held-out tumour slices, and there are none")
+    dice, float_dice = (
+        _mean_dice(folder / name, held_out.images[tumors], held_out.masks[tumors]) for name in (INT8_MODEL, FLOAT_MODEL)
+    )
+    outcome = Int8(dice, float_dice)
+    if not outcome.accepted:
+        (folder / INT8_MODEL).unlink()
+    return outcome
+
+
+def run_onnx(path: Path, images: NDArray[np.uint8]) -> NDArray[Any]:
+    """The model's only output for uint8 [N, 256, 256], by ONNX Runtime on the CPU."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    parts = [session.run(None, {"image": images[i : i + _BATCH]})[0] for i in range(0, len(images), _BATCH)]
+    return np.concatenate(parts)
+
+
+def _mean_dice(path: Path, images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> float:
+    found = run_onnx(path, images) >= _THRESHOLD_STEP
+    truth = masks.astype(bool)
+    overlap = (found & truth).sum(axis=(1, 2))
+    return float((2 * overlap / (found.sum(axis=(1, 2)) + truth.sum(axis=(1, 2)))).mean())
