@@ -96,9 +96,16 @@ def train(config: Path, data: Path, non_brain: Path | None, out: Path, device: s
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the evaluation report that the gate judges.",
 )
+@click.option("--mirror", is_flag=True, help="Segment each slice and its mirror image: better masks, twice the work.")
 @MODEL_REPOSITORY_OPTION
 def export(
-    checkpoint: Path, data: Path, non_brain: Path | None, gate: Path, report: Path, model_repository: Path
+    checkpoint: Path,
+    data: Path,
+    non_brain: Path | None,
+    gate: Path,
+    report: Path,
+    mirror: bool,
+    model_repository: Path,
 ) -> None:
     """Write CHECKPOINT as the next versions that Triton serves, if its figures on held-out slices pass the gate."""
     _need_torch()
@@ -109,10 +116,41 @@ def export(
     try:
         bounds = Gate.load(gate)
         slices = _load(data, non_brain)
-        for name, version in promote(checkpoint, slices, bounds, report, model_repository, say=say).items():
+        for name, version in promote(
+            checkpoint, slices, bounds, report, model_repository, mirror=mirror, say=say
+        ).items():
             say(f"{name}: version {version} is what Triton serves when it loads the model next")
     except (DataError, RepositoryError) as problem:
         raise UserError(str(problem)) from problem
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    required=True,
+    help="Index CSV of labelled brain MRI slices.",
+)
+@click.option(
+    "--non-brain",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Index CSV of images of anything else.",
+)
+@click.option("--split", default="test", show_default=True, help="Which slices of the truth to score.")
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
+def evaluate(results: Path, truth: Path, non_brain: Path | None, split: str, as_json: bool) -> None:
+    """Score RESULTS, a results.jsonl with masks in local files, against expert masks and labels."""
+    from trainer.data import DataError, read_brain_index, read_non_brain_index
+    from trainer.evaluation import evaluate as score
+    from trainer.evaluation import markdown, read_results
+
+    try:
+        examples = read_brain_index(truth) + (read_non_brain_index(non_brain) if non_brain else [])
+        figures = score(read_results(results), examples, split)
+    except DataError as problem:
+        raise UserError(str(problem)) from problem
+    click.echo(figures.model_dump_json() if as_json else markdown(figures), nl=as_json)
 
 
 @click.command()

@@ -136,15 +136,16 @@ def load(examples: Sequence[Example]) -> Slices:
     images = np.zeros((len(examples), MODEL_SIDE, MODEL_SIDE), np.uint8)
     masks, second_masks = np.zeros_like(images), np.zeros_like(images)
     for i, example in enumerate(examples):
-        images[i], _ = fit(_gray(example.image))
+        images[i], _ = fit(gray(example.image))
         if example.mask is not None:
-            masks[i] = fit(_gray(example.mask))[0] > 127
-            second_masks[i] = masks[i] if example.second_mask is None else fit(_gray(example.second_mask))[0] > 127
+            masks[i] = fit(gray(example.mask))[0] > 127
+            second_masks[i] = masks[i] if example.second_mask is None else fit(gray(example.second_mask))[0] > 127
     labels = np.array([LABELS.index(example.label) for example in examples], np.int64)
     return Slices(tuple(examples), images, masks, second_masks, labels)
 
 
-def _gray(path: Path) -> NDArray[np.uint8]:
+def gray(path: Path) -> NDArray[np.uint8]:
+    """The image as uint8 [height, width]. Raises DataError naming the file."""
     image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if image is None:
         raise DataError(f"{path}: not there, or no image that can be read")

@@ -24,7 +24,7 @@ MOST_PROBABILITY_DIFFERENCE = 1e-3
 # What 8-bit integers may cost on held-out slices.
 MOST_DICE_LOST = 0.005
 _BATCH = 16
-_THRESHOLD_STEP = round(MASK_THRESHOLD * 255)
+THRESHOLD_STEP = round(MASK_THRESHOLD * 255)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +61,26 @@ class Int8:
         )
 
 
-def export_checkpoint(checkpoint: Checkpoint, folder: Path) -> dict[str, Path]:
-    """Write `folder/<model>/model.onnx` for everything that the network was trained for; returns the model's folders."""
+def export_checkpoint(checkpoint: Checkpoint, folder: Path, *, mirror: bool = False) -> dict[str, Path]:
+    """Write `folder/<model>/model.onnx` for everything that the network was trained for; returns the model's folders.
+
+    `mirror` has the U-Net see each slice mirrored too.
+    """
     network = checkpoint.network()
     served: dict[str, tuple[torch.nn.Module, str]] = {}
     if network.class_head is not None:
         served["brain_mri_classifier"] = (ServedClassifier(network, checkpoint.temperature), "probabilities")
     if network.decoder is not None:
-        served["tumor_unet"] = (ServedUNet(network), "probability")
+        served["tumor_unet"] = (ServedUNet(network, mirror), "probability")
     for name, (module, output) in served.items():
         (folder / name).mkdir(parents=True)
         export_onnx(module, output, folder / name / FLOAT_MODEL)
     return {name: folder / name for name in served}
 
 
-def check_parity(checkpoint: Checkpoint, folders: dict[str, Path], images: NDArray[np.uint8]) -> Parity:
+def check_parity(
+    checkpoint: Checkpoint, folders: dict[str, Path], images: NDArray[np.uint8], *, mirror: bool = False
+) -> Parity:
     """Run both on `images` uint8 [N, 256, 256]. Raises DataError if they differ by more than rounding."""
     network = checkpoint.network()
     steps, flips, classes = 0, 0, 0.0
@@ -83,10 +88,10 @@ def check_parity(checkpoint: Checkpoint, folders: dict[str, Path], images: NDArr
         batch = images[start : start + _BATCH]
         with torch.no_grad():
             if "tumor_unet" in folders:
-                expected = ServedUNet(network)(torch.from_numpy(batch)).numpy()
+                expected = ServedUNet(network, mirror)(torch.from_numpy(batch)).numpy()
                 found = run_onnx(folders["tumor_unet"] / FLOAT_MODEL, batch)
                 steps = max(steps, int(np.abs(expected.astype(int) - found.astype(int)).max()))
-                flips += int(((expected >= _THRESHOLD_STEP) != (found >= _THRESHOLD_STEP)).sum())
+                flips += int(((expected >= THRESHOLD_STEP) != (found >= THRESHOLD_STEP)).sum())
             if "brain_mri_classifier" in folders:
                 said = ServedClassifier(network, checkpoint.temperature)(torch.from_numpy(batch)).numpy()
                 found = run_onnx(folders["brain_mri_classifier"] / FLOAT_MODEL, batch)
@@ -120,7 +125,7 @@ def run_onnx(path: Path, images: NDArray[np.uint8]) -> NDArray[Any]:
 
 
 def _mean_dice(path: Path, images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> float:
-    found = run_onnx(path, images) >= _THRESHOLD_STEP
+    found = run_onnx(path, images) >= THRESHOLD_STEP
     truth = masks.astype(bool)
     overlap = (found & truth).sum(axis=(1, 2))
     return float((2 * overlap / (found.sum(axis=(1, 2)) + truth.sum(axis=(1, 2)))).mean())

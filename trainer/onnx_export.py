@@ -20,18 +20,27 @@ class ServedUNet(nn.Module):
     """`image` uint8 [N, 256, 256] → `probability` uint8 [N, 256, 256] in steps of 1/255.
 
     Bytes instead of floats: a quarter of the traffic between Triton's models, and 0.40 is exactly 102 steps.
+    With `mirror` the probability is the mean of the slice's and of its left-right mirror image's: twice the work.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, mirror: bool = False) -> None:
         super().__init__()
+        self.mirror = mirror
         if network.decoder is None:
             raise ValueError("this network was not trained to segment")
         self.encoder, self.decoder = network.encoder, network.decoder
 
     def forward(self, image: Tensor) -> Tensor:
-        logits, _ = self.decoder(self.encoder(standardise(image)), image.shape[-1])
-        probability: Tensor = logits.squeeze(1).sigmoid()
+        x = standardise(image)
+        probability = self._probability(x)
+        if self.mirror:
+            probability = (probability + self._probability(x.flip(3)).flip(2)) / 2
         return (probability * 255).round().to(torch.uint8)
+
+    def _probability(self, x: Tensor) -> Tensor:
+        logits, _ = self.decoder(self.encoder(x), x.shape[-1])
+        probability: Tensor = logits.squeeze(1).sigmoid()
+        return probability
 
 
 class ServedClassifier(nn.Module):

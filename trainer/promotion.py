@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError, model_validator
 
-from trainer.data import DataError
+from trainer.checkpoint import Checkpoint
+from trainer.data import DataError, Slices
+from trainer.delivery import deliver
+from trainer.evaluation import evaluate
+from trainer.export import check_parity, export_checkpoint, try_int8
+from trainer.repository import MODELS, add_version, best_file, serve
 
 
 class Bound(BaseModel):
@@ -65,6 +73,53 @@ class Verdict:
 def judge(gate: Gate, report: dict[str, Any]) -> list[Verdict]:
     """Hold a report (as written to `report.json`) against the gate; one verdict for each bound, in the gate's order."""
     return [Verdict(name, bound, _figure(report, name)) for name, bound in gate.root.items()]
+
+
+def promote(
+    checkpoint_file: Path,
+    slices: dict[str, Slices],
+    gate: Gate,
+    report_folder: Path,
+    repository: Path,
+    *,
+    mirror: bool = False,
+    say: Callable[[str], None] = print,
+) -> dict[str, int]:
+    """Export, compare with PyTorch, try 8-bit integers, judge on `slices["val"]`; if the gate passes, serve it.
+
+    `report_folder` gets the evaluation, pass or not. Returns the new version of each model. Raises DataError with the
+    figures that failed; the model repository is then as it was.
+    """
+    checkpoint = Checkpoint.load(checkpoint_file)
+    held_out = slices["val"]
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = export_checkpoint(checkpoint, Path(scratch), mirror=mirror)
+        missing = [model for model in MODELS if model not in folders]
+        if missing:
+            raise DataError(f"{checkpoint_file} was not trained for {', '.join(missing)}; Triton serves both models")
+        parity = check_parity(checkpoint, folders, held_out.images[:: max(1, len(held_out) // 64)], mirror=mirror)
+        say(str(parity))
+        say(str(try_int8(folders["tumor_unet"], slices["train"].images, held_out)))
+        results = deliver(
+            best_file(folders["brain_mri_classifier"]),
+            best_file(folders["tumor_unet"]),
+            held_out.examples,
+            report_folder,
+        )
+        found = evaluate(results, held_out.examples, "val")
+        report = {"val": found.model_dump(mode="json")}
+        (report_folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        verdicts = judge(gate, report)
+        for verdict in verdicts:
+            say(str(verdict))
+        if failed := [verdict for verdict in verdicts if not verdict.passed]:
+            raise DataError(
+                f"not promoted: {len(failed)} of {len(verdicts)} figures miss the gate; Triton serves what it did"
+            )
+        made = {model: add_version(repository, model, folders[model]) for model in MODELS}
+    for model, version in made.items():
+        serve(repository, model, version)
+    return made
 
 
 def _figure(report: dict[str, Any], name: str) -> float | None:

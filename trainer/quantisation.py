@@ -16,8 +16,9 @@ from trainer.onnx_export import widened
 
 # More slices move the ranges by less than a step; they only cost time.
 CALIBRATION_SLICES = 128
-# Everything between the normalisation and the logits; those stay in float.
-_OPERATORS = ["Conv", "Add", "Concat", "Resize", "MaxPool"]
+# The decoder has nine tenths of the dense convolutions' work. An encoder of depthwise convolutions loses its features
+# in 8 bits (Dice 0.745 instead of 0.777 on the held-out slices), and so few of its operations would get faster.
+_QUANTISED = "decoder."
 
 
 class _Slices(CalibrationDataReader):  # type: ignore[misc]
@@ -40,6 +41,7 @@ def quantise(source: Path, images: NDArray[np.uint8], destination: Path) -> None
         prepared = Path(scratch) / "prepared.onnx"
         onnx.save(widened(onnx.load(source)), prepared)
         quant_pre_process(prepared, prepared, skip_symbolic_shape=True)
+        nodes = [node.name for node in onnx.load(prepared).graph.node if _weight(node).startswith(_QUANTISED)]
         quantize_static(
             prepared,
             destination,
@@ -48,7 +50,11 @@ def quantise(source: Path, images: NDArray[np.uint8], destination: Path) -> None
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            op_types_to_quantize=_OPERATORS,
+            nodes_to_quantize=nodes,
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={"CalibMovingAverage": True},
         )
+
+
+def _weight(node: onnx.NodeProto) -> str:
+    return str(node.input[1]) if node.op_type == "Conv" else ""

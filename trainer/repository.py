@@ -10,7 +10,6 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 # What Triton's TensorRT backend gets its plan from, and what CPUs run where it is there instead.
@@ -24,11 +23,11 @@ class RepositoryError(ValueError):
     """The model repository isn't what it should be; the message names the file."""
 
 
-def add_version(repository: Path, model: str, write: Callable[[Path], None]) -> int:
+def add_version(repository: Path, model: str, files: Path) -> int:
     """Write the next version of a model and return its number; it isn't served before `serve` says so.
 
-    `write` puts `model.onnx` and, if there is one, `model.int8.onnx` into the folder that it gets. The version's folder
-    appears whole or not at all; only then the digests are noted in the configurations as `sha256/<version>`, where the
+    `files` is a folder with `model.onnx` and, if there is one, `model.int8.onnx`. The version's folder appears whole or
+    not at all; only then the digests are noted in the configurations as `sha256/<version>`, where the
     worker reads them: in each the digest of the file that it serves.
     """
     configs = _configs(repository, model)
@@ -37,8 +36,7 @@ def add_version(repository: Path, model: str, write: Callable[[Path], None]) -> 
     version = max(known, default=0) + 1
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
         new = Path(scratch) / str(version)
-        new.mkdir()
-        write(new)
+        shutil.copytree(files, new)
         if known:
             shutil.copy(folder / str(max(known)) / "model.py", new / "model.py")
         new.rename(folder / str(version))
@@ -81,9 +79,15 @@ def digests(config: Path) -> dict[int, str]:
 
 def served_file(config: Path, version: int) -> Path:
     """The model file behind this configuration: a CPU runs 8-bit integers where the version has them."""
-    on_cpu = config.name == "cpu.pbtxt"
-    folder = (config.parents[1] if on_cpu else config.parent) / str(version)
-    return folder / (INT8_MODEL if on_cpu and (folder / INT8_MODEL).exists() else FLOAT_MODEL)
+    if config.name == "cpu.pbtxt":
+        return best_file(config.parents[1] / str(version))
+    return config.parent / str(version) / FLOAT_MODEL
+
+
+def best_file(version_folder: Path) -> Path:
+    """What CPUs run of a version."""
+    int8 = version_folder / INT8_MODEL
+    return int8 if int8.exists() else version_folder / FLOAT_MODEL
 
 
 def _configs(repository: Path, model: str) -> list[Path]:

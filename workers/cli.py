@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from trainer.commands import evaluate, export, train
+from trainer.commands import evaluate, export, rollback, train
 from workers import __version__
 from workers.dead_commands import dead
 from workers.errors import Unavailable, UserError
@@ -289,6 +289,7 @@ main.add_command(dead)
 main.add_command(train)
 main.add_command(export)
 main.add_command(evaluate)
+main.add_command(rollback)
 
 
 def _need_local_servers() -> None:
