@@ -125,35 +125,6 @@ def export(
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--truth",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    required=True,
-    help="Index CSV of labelled brain MRI slices.",
-)
-@click.option(
-    "--non-brain",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Index CSV of images of anything else.",
-)
-@click.option("--split", default="test", show_default=True, help="Which slices of the truth to score.")
-@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
-def evaluate(results: Path, truth: Path, non_brain: Path | None, split: str, as_json: bool) -> None:
-    """Score RESULTS, a results.jsonl with masks in local files, against expert masks and labels."""
-    from trainer.data import DataError, read_brain_index, read_non_brain_index
-    from trainer.evaluation import evaluate as score
-    from trainer.evaluation import markdown, read_results
-
-    try:
-        examples = read_brain_index(truth) + (read_non_brain_index(non_brain) if non_brain else [])
-        figures = score(read_results(results), examples, split)
-    except DataError as problem:
-        raise UserError(str(problem)) from problem
-    click.echo(figures.model_dump_json() if as_json else markdown(figures), nl=as_json)
-
-
-@click.command()
 @click.option("--to", "wanted", type=int, help="Version to serve  [default: the one before the served one]")
 @MODEL_REPOSITORY_OPTION
 def rollback(wanted: int | None, model_repository: Path) -> None:

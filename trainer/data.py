@@ -36,6 +36,7 @@ class Example:
     group: str
     plane: str = ""
     source: str = ""
+    spacing_mm: tuple[float, float] | None = None  # between rows and between columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,23 @@ def read_brain_index(index: Path, *, primary_only: bool = True) -> list[Example]
                 group=row["group_id"],
                 plane=row.get("plane", ""),
                 source=row.get("source", ""),
+                spacing_mm=_spacing(index, number, row.get("spacing_mm", "")),
             )
         )
     return examples
+
+
+def _spacing(index: Path, number: int, text: str) -> tuple[float, float] | None:
+    """Of `0.5`, or of `0.5;0.7`: between rows and between columns, in mm."""
+    if not text:
+        return None
+    try:
+        values = [float(part) for part in text.split(";")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 2) or not all(0 < value < 100 for value in values):
+        raise DataError(f"{index}:{number}: spacing_mm is {text!r}; write 0.5, or 0.5;0.7 for rows and columns, in mm")
+    return values[0], values[-1]
 
 
 def read_non_brain_index(index: Path) -> list[Example]:

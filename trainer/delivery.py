@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data import Example, gray, load
-from trainer.export import THRESHOLD_STEP, run_onnx
+from trainer.export import run_onnx
+from trainer.operating_point import THRESHOLD_STEP
 from workers.decoding.fit import Placement, unfit
 from workers.messages import MaskInfo, ScanResult, Status
 from workers.settings import PolicySettings

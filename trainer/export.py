@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trainer.checkpoint import Checkpoint
 from trainer.data import DataError, Slices
 from trainer.onnx_export import ServedClassifier, ServedUNet, export_onnx
-from trainer.prediction import MASK_THRESHOLD
+from trainer.operating_point import THRESHOLD_STEP
 from trainer.quantisation import quantise
 from trainer.repository import FLOAT_MODEL, INT8_MODEL
 
@@ -24,7 +24,6 @@ MOST_PROBABILITY_DIFFERENCE = 1e-3
 # What 8-bit integers may cost on held-out slices.
 MOST_DICE_LOST = 0.005
 _BATCH = 16
-THRESHOLD_STEP = round(MASK_THRESHOLD * 255)
 
 
 @dataclass(frozen=True, slots=True)

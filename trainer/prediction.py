@@ -10,9 +10,8 @@ from torch.nn import functional as F
 
 from trainer.data import Slices
 from trainer.models import Network
+from trainer.operating_point import MASK_THRESHOLD
 
-# The reference system's operating point; all published mask figures use it.
-MASK_THRESHOLD = 0.40
 _CHUNK = 32
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, RootModel, ValidationError, model_va
 from trainer.checkpoint import Checkpoint
 from trainer.data import DataError, Slices
 from trainer.delivery import deliver
-from trainer.evaluation import evaluate
+from trainer.evaluation.figures import evaluate
 from trainer.export import check_parity, export_checkpoint, try_int8
 from trainer.repository import MODELS, add_version, best_file, serve
 
@@ -36,7 +36,7 @@ class Bound(BaseModel):
 
 
 class Gate(RootModel[dict[str, Bound]]):
-    """Bounds by the dotted name of a figure in the report, for example `val.dice.value`."""
+    """Bounds by the dotted name of a figure in the report, for example `val.first_expert.dice.value`."""
 
     @classmethod
     def load(cls, path: Path) -> Gate:

@@ -33,6 +33,9 @@ def add_version(repository: Path, model: str, files: Path) -> int:
     configs = _configs(repository, model)
     folder = repository / model
     known = versions(repository, model)
+    if known:
+        # Where the configurations name no version, Triton would take the newest by itself.
+        serve(repository, model, served(repository, model))
     version = max(known, default=0) + 1
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
         new = Path(scratch) / str(version)
@@ -57,13 +60,18 @@ def serve(repository: Path, model: str, version: int) -> None:
 
 
 def served(repository: Path, model: str) -> int:
-    """The version that Triton serves. Raises RepositoryError if the two configurations differ, or name none."""
-    found = {
-        match[1] if (match := _POLICY.search(config.read_text())) else "" for config in _configs(repository, model)
-    }
-    if len(found) != 1 or "" in found:
-        raise RepositoryError(f"the configurations of {repository / model} don't serve one and the same version")
-    return int(found.pop())
+    """The version that Triton serves: the one that the configurations name, else the newest.
+
+    Raises RepositoryError if the two configurations differ, or there is no version.
+    """
+    known = versions(repository, model)
+    if not known:
+        raise RepositoryError(f"{repository / model} has no version")
+    named = [_POLICY.search(config.read_text()) for config in _configs(repository, model)]
+    found = {known[-1] if match is None else int(match[1]) for match in named}
+    if len(found) != 1:
+        raise RepositoryError(f"the two configurations of {repository / model} serve different versions: {found}")
+    return found.pop()
 
 
 def versions(repository: Path, model: str) -> list[int]:

@@ -14,7 +14,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from trainer.commands import evaluate, export, rollback, train
+from trainer.commands import export, rollback, train
+from trainer.evaluation.command import evaluate
 from workers import __version__
 from workers.dead_commands import dead
 from workers.errors import Unavailable, UserError

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from deploy.local.stack import Stack
 from tests.integration.conftest import ROOT, SAMPLES
+from trainer.repository import best_file, served
 from workers.decoding.fit import fit
 from workers.errors import Unavailable
 from workers.inference import TritonModels
@@ -36,7 +37,8 @@ def models(stack: Stack) -> Iterator[TritonModels]:
 
 
 def in_onnx_runtime(model: str, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    session = onnxruntime.InferenceSession(str(REPOSITORY / model / "1" / "model.onnx"))
+    path = best_file(REPOSITORY / model / str(served(REPOSITORY, model)))
+    session = onnxruntime.InferenceSession(str(path))
     answer: NDArray[np.float64] = session.run(None, {"image": images})[0].astype(np.float64)
     return answer
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,7 +12,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from trainer.data import DataError, Example
-from trainer.evaluation import dice, evaluate, iou, markdown, read_results
+from trainer.evaluation.figures import evaluate, read_results, score
+from trainer.evaluation.masks import dice, iou
+from trainer.evaluation.report import Section, markdown, write_report
 from workers.errors import Reason
 from workers.messages import MaskInfo, RejectReason, ScanResult, Status
 
@@ -85,20 +89,27 @@ def test_figures_of_a_case_that_can_be_computed_by_hand(case: Case) -> None:
 
     found = evaluate(case.results, case.examples, "test")
 
-    assert found.dice is not None
-    assert found.dice.value == pytest.approx((1 + 0.5) / 2)
-    assert found.iou is not None
-    assert found.iou.value == pytest.approx((1 + 50 / 150) / 2)
-    assert found.pixels is not None
-    assert (found.pixels.true_positive, found.pixels.false_positive, found.pixels.false_negative) == (150, 50, 50)
-    assert found.pixels.precision == found.pixels.recall == found.pixels.f1 == pytest.approx(0.75)
+    masks = found.first_expert
+    assert masks is not None
+    assert masks.dice.value == pytest.approx((1 + 0.5) / 2)
+    assert masks.iou.value == pytest.approx((1 + 50 / 150) / 2)
+    assert masks.pixel_accuracy.value == pytest.approx((1 + 1 - 100 / 4096) / 2)
+    pixels = masks.pixels
+    assert (pixels.true_positive, pixels.false_positive, pixels.false_negative) == (150, 50, 50)
+    assert pixels.true_negative == 2 * 4096 - 250
+    assert pixels.precision == pixels.recall == pixels.f1 == pytest.approx(0.75)
+    assert pixels.iou == pytest.approx(0.6)
+    assert masks.hd95_pixels is not None
+    assert masks.hd95_pixels.value == pytest.approx(2.5)
+    assert (masks.lesions.lesions, masks.lesions.detected, masks.lesions.false_per_slice) == (2, 2, 0)
     assert found.accuracy is not None
     assert found.accuracy.value == 0.5
     assert found.no_tumor_empty is not None
     assert found.no_tumor_empty.value == 1
     assert (found.non_brain, found.non_brain_accepted) == (2, 1)
     assert found.confusion["glioma"]["pituitary"] == 1
-    assert "| Dice, first expert | 0.7500 |" in markdown(found)
+    assert found.second_expert is None
+    assert "| Dice, first expert | 0.7500 |" in markdown([Section(found, [], None)])
 
 
 def test_a_tumour_that_is_turned_away_counts_as_missed(case: Case) -> None:
@@ -106,8 +117,9 @@ def test_a_tumour_that_is_turned_away_counts_as_missed(case: Case) -> None:
 
     found = evaluate(case.results, case.examples, "test")
 
-    assert found.dice is not None
-    assert found.dice.value == 0
+    assert found.first_expert is not None
+    assert found.first_expert.dice.value == 0
+    assert found.first_expert.without_boundary == 1
     assert found.turned_away == 1
 
 
@@ -125,8 +137,8 @@ def test_other_splits_do_not_count(case: Case) -> None:
 
     found = evaluate(case.results, case.examples, "test")
 
-    assert found.dice is not None
-    assert (found.dice.value, found.dice.n) == (1, 1)
+    assert found.first_expert is not None
+    assert (found.first_expert.dice.value, found.first_expert.dice.n) == (1, 1)
     with pytest.raises(DataError, match="'external'"):
         evaluate(case.results, case.examples, "external")
 
@@ -135,15 +147,67 @@ def test_the_interval_resamples_patients_not_slices(case: Case) -> None:
     """One patient with many slices knows less than as many patients with one slice each."""
     for number in range(40):
         case.add("glioma", square(0), square(0) if number < 20 else square(5), group="a" if number < 20 else "b")
-    of_two = evaluate(case.results, case.examples, "test").dice
+    of_two = evaluate(case.results, case.examples, "test").first_expert
     many = [Example(e.id, e.image, e.mask, None, e.label, e.split, e.id) for e in case.examples]
-    of_forty = evaluate(case.results, many, "test").dice
+    of_forty = evaluate(case.results, many, "test").first_expert
 
     assert of_two is not None
     assert of_forty is not None
-    assert (of_two.low, of_two.high) == (0.5, 1.0)
-    assert of_forty.high - of_forty.low < 0.3
-    assert of_forty.low < of_forty.value < of_forty.high
+    assert (of_two.dice.low, of_two.dice.high, of_two.dice.groups) == (0.5, 1.0, 2)
+    assert of_forty.dice.high - of_forty.dice.low < 0.3
+    assert of_forty.dice.low < of_forty.dice.value < of_forty.dice.high
+
+
+def test_both_experts_count_and_so_does_their_agreement(case: Case) -> None:
+    case.add("glioma", square(0), square(5), said="glioma")
+    second = save(case.folder / "second.png", square(5))
+    case.examples[0] = replace(case.examples[0], second_mask=second)
+
+    found = evaluate(case.results, case.examples, "test")
+
+    assert found.first_expert is not None
+    assert found.second_expert is not None
+    assert found.experts_agree is not None
+    values = (found.first_expert.dice.value, found.second_expert.dice.value, found.experts_agree.value)
+    assert values == (0.5, 1.0, 0.5)
+
+
+def test_distances_are_in_mm_where_the_spacing_is_known(case: Case) -> None:
+    case.add("glioma", square(0), square(5), said="glioma")
+    case.examples[0] = replace(case.examples[0], spacing_mm=(0.5, 2.0))
+
+    masks = evaluate(case.results, case.examples, "test").first_expert
+
+    assert masks is not None
+    assert masks.hd95_pixels is not None
+    assert masks.hd95_mm is not None
+    assert masks.hd95_mm.value == pytest.approx(masks.hd95_pixels.value * 0.5)
+
+
+def test_a_mask_of_another_size_is_named(case: Case) -> None:
+    case.add("glioma", square(0), square(0), said="glioma")
+    save(case.folder / "0-mask.png", np.zeros((32, 32), np.bool_))
+
+    with pytest.raises(DataError, match="not the same image"):
+        evaluate(case.results, case.examples, "test")
+
+
+def test_the_page_holds_figures_and_pictures_and_needs_nothing_else(case: Case) -> None:
+    case.add("glioma", square(0), square(5), said="glioma")
+    case.add("no_tumor", None, np.zeros((64, 64), np.bool_))
+    for example in case.examples:
+        save(example.image, square(0))
+    found = evaluate(case.results, case.examples, "test")
+
+    write_report([Section(found, score(case.results, case.examples, "test"), None)], "A title", case.folder / "out")
+
+    page = (case.folder / "out" / "report.html").read_text()
+    assert "A title" in page
+    assert "<td>0.5000</td>" in page
+    assert page.count("data:image/png;base64,") >= 4
+    assert "http" not in page
+    assert json.loads((case.folder / "out" / "report.json").read_text())["test"]["first_expert"]["dice"]["value"] == 0.5
+    assert "model-repository" in page, "says how to get the curves that are missing"
 
 
 @pytest.mark.parametrize("line", ["no json", "{}", "[1]"])

@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+from tests.trainer.slices import made_slices
+from trainer.checkpoint import Checkpoint
+from trainer.data import DataError, Example, Slices, load
+from trainer.evaluation.figures import read_results
+from trainer.export import check_parity, export_checkpoint, run_onnx, try_int8
+from trainer.models import ModelConfig, Network
+from trainer.onnx_export import ServedClassifier, ServedUNet, export_onnx
+from trainer.promotion import Gate, judge, promote
+from trainer.repository import (
+    FLOAT_MODEL,
+    INT8_MODEL,
+    MODELS,
+    RepositoryError,
+    add_version,
+    digests,
+    serve,
+    served,
+    served_file,
+    versions,
+)
+from trainer.training import Trainer, TrainingConfig
+from workers.cli import main
+from workers.messages import LABELS
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
+SMALL = ModelConfig(encoder="plain", width=8, decoder=(32, 16, 8), drop_path=0)
+
+
+class Silent:
+    def step(self, *_: object) -> None: ...
+
+    def epoch(self, *_: object) -> None: ...
+
+
+def saved(tmp_path: Path, count: int, split: str) -> Slices:
+    """Made slices as files."""
+    made = made_slices(count)
+    examples = []
+    for number, (image, mask, label) in enumerate(zip(made.images, made.masks, made.labels, strict=True)):
+        path, mask_path = tmp_path / f"{split}{number}.png", tmp_path / f"{split}{number}-mask.png"
+        cv2.imwrite(str(path), image)
+        cv2.imwrite(str(mask_path), mask * np.uint8(255))
+        name = LABELS[label]
+        examples.append(
+            Example(f"{split}{number}", path, None if name == "no_tumor" else mask_path, None, name, split, path.stem)
+        )
+    return load(examples)
+
+
+def lively(config: ModelConfig = SMALL) -> Network:
+    """An untrained network whose answers differ from pixel to pixel: one that is sure of nothing would hide faults."""
+    torch.manual_seed(0)
+    network = Network(config).eval()
+    assert network.decoder is not None
+    torch.nn.init.normal_(network.decoder.head.weight, std=30)
+    return network
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that has learnt eight made slices."""
+    config = TrainingConfig.model_validate(
+        {"model": SMALL, "batch_size": 8, "ema_decay": 0.8, "stages": [{"side": 256, "epochs": 40, "peak_learning_rate": 6e-3}]}
+    )  # fmt: skip
+    slices = made_slices(8)
+    return Trainer(config, slices, slices, tmp_path_factory.mktemp("run"), progress=Silent()).run()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A copy of the shipped one."""
+    return Path(shutil.copytree(REPOSITORY, tmp_path / "repository"))
+
+
+@pytest.mark.parametrize(
+    ("config", "mirror"), [(SMALL, True), (ModelConfig(decoder=(16, 16, 8, 8)), False)], ids=["plain", "lite0"]
+)
+def test_the_onnx_file_answers_as_pytorch_does_for_any_batch(tmp_path: Path, config: ModelConfig, mirror: bool) -> None:
+    network = lively(config)
+    served_networks = {"probability": ServedUNet(network, mirror), "probabilities": ServedClassifier(network, 1.5)}
+    for output, module in served_networks.items():
+        export_onnx(module, output, tmp_path / "model.onnx")
+        session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+        for batch in (1, 3):
+            images = made_slices(4).images[:batch]
+            (answer,) = session.run([output], {"image": images})
+
+            with torch.no_grad():
+                expected = module.eval()(torch.from_numpy(images)).numpy()
+            assert answer.shape == expected.shape
+            # float16 weights: a few steps of 1/255, or a thousandth of probability
+            assert np.abs(answer.astype(float) - expected.astype(float)).max() <= (
+                4 if output == "probability" else 2e-3
+            )
+
+
+def test_a_mirrored_slice_gives_the_mirrored_mask_where_mirroring_is_asked_for() -> None:
+    images = torch.from_numpy(made_slices(2).images)
+    network = lively()
+
+    def differs(mirror: bool) -> bool:
+        unet = ServedUNet(network, mirror)
+        with torch.no_grad():
+            return bool((unet(images).int() - unet(images.flip(2)).flip(2).int()).abs().max() > 1)
+
+    assert differs(mirror=False)
+    assert not differs(mirror=True)
+
+
+def test_parity_is_measured_and_a_file_of_another_network_is_refused(tmp_path: Path, trained: Path) -> None:
+    checkpoint = Checkpoint.load(trained)
+    folders = export_checkpoint(checkpoint, tmp_path)
+    images = made_slices(8).images
+
+    parity = check_parity(checkpoint, folders, images)
+
+    assert parity.slices == 8
+    assert parity.largest_step <= 2
+    assert "mask pixels flip" in str(parity)
+    export_onnx(ServedUNet(lively()), "probability", folders["tumor_unet"] / FLOAT_MODEL)
+    with pytest.raises(DataError, match="differ from the checkpoint"):
+        check_parity(checkpoint, folders, images)
+
+
+def test_8_bit_integers_are_kept_where_the_masks_stay(tmp_path: Path, trained: Path) -> None:
+    folder = export_checkpoint(Checkpoint.load(trained), tmp_path)["tumor_unet"]
+    slices = made_slices(8)
+
+    outcome = try_int8(folder, slices.images, slices)
+
+    assert outcome.accepted
+    assert outcome.float_dice > 0.8
+    kinds = {node.op_type for node in onnx.load(folder / INT8_MODEL).graph.node}
+    assert "DequantizeLinear" in kinds
+
+
+def test_8_bit_integers_are_dropped_where_they_cost_dice(tmp_path: Path, trained: Path) -> None:
+    """Ranges measured on black slices fit nothing else."""
+    folder = export_checkpoint(Checkpoint.load(trained), tmp_path)["tumor_unet"]
+    slices = made_slices(8)
+
+    outcome = try_int8(folder, np.zeros_like(slices.images), slices)
+
+    assert not outcome.accepted
+    assert not (folder / INT8_MODEL).exists()
+    assert "refused" in str(outcome)
+
+
+@pytest.mark.parametrize(
+    ("bound", "passes"),
+    [
+        ({"min": 0.7}, True),
+        ({"min": 0.75}, True),
+        ({"min": 0.76}, False),
+        ({"max": 0.75}, True),
+        ({"max": 0.7}, False),
+        ({"min": 0.7, "max": 0.8}, True),
+    ],
+)
+def test_a_figure_passes_within_its_bounds(bound: dict[str, float], passes: bool) -> None:
+    gate = Gate.model_validate({"val.dice.value": bound})
+
+    (verdict,) = judge(gate, {"val": {"dice": {"value": 0.75}}})
+
+    assert verdict.passed is passes
+
+
+@pytest.mark.parametrize(
+    "report", [{}, {"val": {}}, {"val": {"dice": None}}, {"val": {"dice": {"value": True}}}, {"val": 3}]
+)
+def test_a_figure_that_is_missing_does_not_pass(report: dict[str, object]) -> None:
+    (verdict,) = judge(Gate.model_validate({"val.dice.value": {"min": 0.0}}), report)
+
+    assert not verdict.passed
+    assert "not in the report" in str(verdict)
+
+
+@pytest.mark.parametrize("text", ["[1]", "val.dice: 3", "val.dice: {}", "val.dice: {at_least: 1}", "a: b: c"])
+def test_a_file_that_is_no_gate_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "gate.yaml").write_text(text)
+
+    with pytest.raises(DataError, match=r"gate\.yaml: not a gate file"):
+        Gate.load(tmp_path / "gate.yaml")
+
+
+def test_the_shipped_gate_can_be_read() -> None:
+    assert "val.first_expert.dice.value" in Gate.load(REPOSITORY.parent / "trainer" / "gate.yaml").root
+
+
+def test_a_model_that_passes_is_served_and_one_command_takes_it_back(
+    tmp_path: Path, trained: Path, repository: Path
+) -> None:
+    before = {model: served(repository, model) for model in MODELS}
+    slices = {"train": made_slices(8), "val": saved(tmp_path, 8, "val")}
+    gate = Gate.model_validate({"val.first_expert.dice.value": {"min": 0.8}})
+    said: list[str] = []
+
+    made = promote(trained, slices, gate, tmp_path / "report", repository, say=said.append)
+
+    assert made == {model: served(repository, model) for model in MODELS}
+    assert all(made[model] == before[model] + 1 for model in MODELS)
+    assert any(line.startswith("pass  val.first_expert.dice.value") for line in said)
+    assert len(read_results(tmp_path / "report" / "results.jsonl")) == 8
+    for model in MODELS:
+        for config in (repository / model / "config.pbtxt", repository / model / "configs" / "cpu.pbtxt"):
+            file = served_file(config, made[model])
+            assert digests(config)[made[model]] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+    result = CliRunner().invoke(main, ["rollback", "--model-repository", str(repository)])
+
+    assert result.exit_code == 0
+    assert {model: served(repository, model) for model in MODELS} == before
+    assert set(versions(repository, "tumor_unet")) == {before["tumor_unet"], made["tumor_unet"]}
+
+
+def test_a_worse_model_is_refused_and_nothing_changes(tmp_path: Path, repository: Path) -> None:
+    network = Network(SMALL)
+    Checkpoint.of(network, 1.0, {}, []).save(tmp_path / "untrained.pt")
+    slices = {"train": made_slices(8), "val": saved(tmp_path, 8, "val")}
+    kept = {path: path.read_bytes() for path in sorted(repository.rglob("*")) if path.is_file()}
+
+    with pytest.raises(DataError, match="1 of 2 figures miss the gate"):
+        promote(
+            tmp_path / "untrained.pt",
+            slices,
+            Gate.model_validate({"val.first_expert.dice.value": {"min": 0.8}, "val.missing": {"max": 0}}),
+            tmp_path / "report",
+            repository,
+            say=lambda _: None,
+        )
+
+    assert {path: path.read_bytes() for path in sorted(repository.rglob("*")) if path.is_file()} == kept
+    assert (tmp_path / "report" / "report.json").exists(), "what was judged can be read"
+
+
+def test_a_network_for_one_task_can_not_replace_both_models(tmp_path: Path, repository: Path) -> None:
+    only = Network(SMALL.model_copy(update={"tasks": ("segment",)}))
+    Checkpoint.of(only, 1.0, {}, []).save(tmp_path / "unet.pt")
+    slices = {"train": made_slices(4), "val": saved(tmp_path, 4, "val")}
+
+    with pytest.raises(DataError, match="not trained for brain_mri_classifier"):
+        promote(tmp_path / "unet.pt", slices, Gate({}), tmp_path / "report", repository)
+
+
+@pytest.fixture
+def models_of_text(tmp_path: Path) -> Callable[[bytes], Path]:
+    """A repository's folder of files to add, with any content."""
+
+    def folder(content: bytes) -> Path:
+        files = tmp_path / f"files-{content.decode()}"
+        files.mkdir()
+        (files / FLOAT_MODEL).write_bytes(content)
+        return files
+
+    return folder
+
+
+def test_a_new_version_appears_beside_the_old_and_is_not_served_yet(
+    repository: Path, models_of_text: Callable[[bytes], Path]
+) -> None:
+    before = served(repository, "tumor_unet")
+
+    added = add_version(repository, "tumor_unet", models_of_text(b"new"))
+
+    assert added == before + 1
+    assert served(repository, "tumor_unet") == before
+    assert (repository / "tumor_unet" / str(added) / "model.py").exists()
+    config = repository / "tumor_unet" / "config.pbtxt"
+    assert digests(config)[added] == hashlib.sha256(b"new").hexdigest()
+    left_over = [*repository.rglob(".new-*"), *repository.rglob("*.part")]
+    assert not left_over
+
+
+def test_a_version_that_is_not_there_can_not_be_served(repository: Path) -> None:
+    with pytest.raises(RepositoryError, match="no version 99; it has"):
+        serve(repository, "tumor_unet", 99)
+
+
+def test_a_folder_that_is_no_model_repository_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="not there"):
+        add_version(tmp_path, "tumor_unet", tmp_path)
+
+
+def test_there_is_nothing_before_the_first_version(repository: Path) -> None:
+    result = CliRunner().invoke(main, ["rollback", "--model-repository", str(repository)])
+
+    assert result.exit_code == 2
+    assert "there is none before it" in result.output
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_shipped_weights_are_those_that_the_configurations_name(model: str) -> None:
+    folder = REPOSITORY / model
+    for config in (folder / "config.pbtxt", folder / "configs" / "cpu.pbtxt"):
+        stated = digests(config)
+        assert list(stated) == versions(REPOSITORY, model)
+        assert served(REPOSITORY, model) in stated
+        for version, digest in stated.items():
+            weights = served_file(config, version)
+            assert hashlib.sha256(weights.read_bytes()).hexdigest() == digest
+            onnx.checker.check_model(onnx.load(weights))
+
+
+def test_the_shipped_files_are_made_from_the_shipped_checkpoint(tmp_path: Path) -> None:
+    """Weights in the repository that nobody can trace would be worth nothing."""
+    checkpoint = Checkpoint.load(REPOSITORY.parent / "trainer" / "checkpoints" / "brain.pt")
+    images = load(
+        [Example("s", next((REPOSITORY.parent / "deploy/samples/scans").glob("*.jpg")), None, None, "glioma", "", "")]
+    ).images
+    network = checkpoint.network()
+
+    with torch.no_grad():
+        classes = ServedClassifier(network, checkpoint.temperature)(torch.from_numpy(images)).numpy()
+        probability = ServedUNet(network, mirror=True)(torch.from_numpy(images)).numpy()
+
+    folders = {model: REPOSITORY / model / str(served(REPOSITORY, model)) for model in MODELS}
+    assert np.abs(run_onnx(folders["brain_mri_classifier"] / FLOAT_MODEL, images) - classes).max() < 1e-3
+    found = run_onnx(folders["tumor_unet"] / FLOAT_MODEL, images)
+    assert np.abs(found.astype(int) - probability.astype(int)).max() <= 2
+    assert (
+        yaml.safe_load((REPOSITORY.parent / "trainer/configs/brain.yaml").read_text())["stages"]
+        == checkpoint.training["stages"]
+    )

@@ -1,0 +1,99 @@
+"""`mristream evaluate`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from workers.errors import UserError
+from workers.terminal import say
+
+if TYPE_CHECKING:
+    from trainer.data import Example
+    from trainer.evaluation.report import Section
+    from workers.messages import ScanResult
+
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+@click.command()
+@click.argument("results", required=False, type=_FILE)
+@click.option("--truth", type=_FILE, required=True, help="Index CSV of labelled brain MRI slices.")
+@click.option("--non-brain", type=_FILE, help="Index CSV of images of anything else.")
+@click.option(
+    "--model-repository",
+    type=_FOLDER,
+    help="Judge the served models without the platform; or, with RESULTS, add what only probabilities can show.",
+)
+@click.option(
+    "--split", "splits", multiple=True, default=("test",), show_default=True, help="Which slices; repeatable."
+)
+@click.option("--against", type=_FILE, help="Results of another model: is RESULTS really better?")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.html, .json and .md.")
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
+def evaluate(
+    results: Path | None,
+    truth: Path,
+    non_brain: Path | None,
+    model_repository: Path | None,
+    splits: tuple[str, ...],
+    against: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Score RESULTS, a results.jsonl with masks in local files, against expert masks and labels."""
+    from trainer.data import DataError, read_brain_index, read_non_brain_index
+    from trainer.evaluation import report
+    from trainer.evaluation.compare import compare
+    from trainer.evaluation.figures import read_results
+    from trainer.repository import RepositoryError
+
+    if results is None and model_repository is None:
+        raise UserError("give a results.jsonl, or --model-repository to judge the served models")
+    try:
+        examples = read_brain_index(truth) + (read_non_brain_index(non_brain) if non_brain else [])
+        chosen = [example for example in examples if example.split in splits]
+        with tempfile.TemporaryDirectory() as scratch:
+            found = read_results(results) if results else _deliver(model_repository, chosen, out or Path(scratch))
+            sections = [_section(found, examples, split, model_repository) for split in splits]
+            if out is not None:
+                report.write_report(sections, f"mristream: {results or model_repository}", out)
+                say(f"written: {out / 'report.html'}")
+        printed = json.dumps(report.as_json(sections)) + "\n" if as_json else report.markdown(sections)
+        click.echo(printed, nl=False)
+        if against is not None:
+            for split in splits:
+                for name, difference in compare(read_results(against), found, examples, split).items():
+                    say(f"{split}, {difference.sentence(name)}")
+    except (DataError, RepositoryError) as problem:
+        raise UserError(str(problem)) from problem
+
+
+def _deliver(repository: Path | None, examples: list[Example], folder: Path) -> dict[str, ScanResult]:
+    from trainer.delivery import deliver
+
+    if repository is None:
+        raise UserError("--model-repository is missing")
+    return deliver(_served(repository, "brain_mri_classifier"), _served(repository, "tumor_unet"), examples, folder)
+
+
+def _section(results: dict[str, ScanResult], examples: list[Example], split: str, repository: Path | None) -> Section:
+    from trainer.evaluation.curves import pixel_curves
+    from trainer.evaluation.figures import evaluate as figures
+    from trainer.evaluation.figures import score
+    from trainer.evaluation.report import Section
+
+    chosen = [example for example in examples if example.split == split]
+    curves = None if repository is None else pixel_curves(_served(repository, "tumor_unet"), chosen)
+    return Section(figures(results, examples, split), score(results, examples, split), curves)
+
+
+def _served(repository: Path, model: str) -> Path:
+    from trainer.repository import best_file, served
+
+    return best_file(repository / model / str(served(repository, model)))
