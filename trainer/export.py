@@ -20,7 +20,8 @@ from trainer.repository import FLOAT_MODEL, INT8_MODEL
 
 # A slice more or less in a thousand pixels is rounding; more is another network.
 MOST_FLIPPED_PIXELS = 1e-4
-MOST_PROBABILITY_DIFFERENCE = 1e-3
+# Weights are rounded to float16 after the norms are folded into them.
+MOST_PROBABILITY_DIFFERENCE = 5e-3
 # What 8-bit integers may cost on held-out slices.
 MOST_DICE_LOST = 0.005
 _BATCH = 16
@@ -28,7 +29,7 @@ _BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far ONNX Runtime is from PyTorch on real slices; both compute in float32 with the same weights."""
+    """How far ONNX Runtime is from PyTorch on real slices; both compute in float32."""
 
     slices: int
     largest_step: int

@@ -32,15 +32,14 @@ class ServedUNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x = standardise(image)
-        probability = self._probability(x)
         if self.mirror:
-            probability = (probability + self._probability(x.flip(3)).flip(2)) / 2
-        return (probability * 255).round().to(torch.uint8)
-
-    def _probability(self, x: Tensor) -> Tensor:
+            x = torch.cat((x, x.flip(3)))
         logits, _ = self.decoder(self.encoder(x), x.shape[-1])
         probability: Tensor = logits.squeeze(1).sigmoid()
-        return probability
+        if self.mirror:
+            as_is, mirrored = probability.unflatten(0, (2, -1))
+            probability = (as_is + mirrored.flip(2)) / 2
+        return (probability * 255).round().to(torch.uint8)
 
 
 class ServedClassifier(nn.Module):
@@ -78,12 +77,13 @@ def export_onnx(model: nn.Module, output: str, path: Path) -> None:
     if program is None:
         raise RuntimeError("torch exported nothing")
     graph = program.model_proto
-    _store_weights_as_half(graph)
+    store_weights_as_half(graph)
     onnx.checker.check_model(graph, full_check=True)
     onnx.save(graph, path)
 
 
-def _store_weights_as_half(model: onnx.ModelProto) -> None:
+def store_weights_as_half(model: onnx.ModelProto) -> None:
+    """Round the large weights of `model` to float16, which it then widens while loading."""
     graph = model.graph
     casts = []
     for weight in graph.initializer:

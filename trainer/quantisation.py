@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from trainer.onnx_export import widened
+from trainer.onnx_export import store_weights_as_half, widened
 
 # More slices move the ranges by less than a step; they only cost time.
 CALIBRATION_SLICES = 128
@@ -54,6 +54,9 @@ def quantise(source: Path, images: NDArray[np.uint8], destination: Path) -> None
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={"CalibMovingAverage": True},
         )
+    finished = onnx.load(destination)
+    store_weights_as_half(finished)
+    onnx.save(finished, destination)
 
 
 def _weight(node: onnx.NodeProto) -> str:

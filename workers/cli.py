@@ -16,6 +16,7 @@ from rich.text import Text
 
 from trainer.commands import export, rollback, train
 from trainer.evaluation.command import evaluate
+from trainer.plan.command import plan
 from workers import __version__
 from workers.dead_commands import dead
 from workers.errors import Unavailable, UserError
@@ -291,6 +292,7 @@ main.add_command(train)
 main.add_command(export)
 main.add_command(evaluate)
 main.add_command(rollback)
+main.add_command(plan)
 
 
 def _need_local_servers() -> None:

@@ -1,0 +1,165 @@
+"""`mristream plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from workers.errors import UserError
+from workers.terminal import print_row, say
+
+if TYPE_CHECKING:
+    from trainer.plan.plans import Target
+
+_MODELS = ("brain_mri_classifier", "tumor_unet")
+# Ends a script that wanted a plan to be run, and had no GPU for it.
+NOT_RUN = 3
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        (
+            click.option("--model", "models", multiple=True, type=click.Choice(_MODELS), help="[default: both]"),
+            click.option("--compute-capability", metavar="8.9", help="Of the GPU  [default: the one here]"),
+            click.option("--precision", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True),
+            click.option("--best-batch", type=click.IntRange(1, 1024), default=16, show_default=True),
+            click.option("--max-batch", type=click.IntRange(1, 1024), default=64, show_default=True),
+            click.option(
+                "--flavour", type=click.Choice(["tensorrt", "tensorrt_rtx"]), help="[default: what is installed]"
+            ),
+            click.option(
+                "--model-repository",
+                type=click.Path(path_type=Path, exists=True, file_okay=False),
+                default=Path("model_repository"),
+                show_default=True,
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def plan() -> None:
+    """TensorRT plans of the served models: build, check, list, and give to Triton."""
+
+
+@plan.command()
+@_options
+def build(**options: Any) -> None:
+    """Build plans from the served versions' ONNX files, or take them from the cache."""
+    from trainer.plan.plans import build_plan, sample_slices
+
+    images = sample_slices()
+    for wanted in _targets(**options):
+        built = build_plan(wanted, images)
+        manifest = built.manifest
+        say(
+            f"{wanted.model} version {wanted.version}: {built.folder}, {manifest.bytes / 1e6:.1f} MB, built in "
+            f"{manifest.build_seconds} s, likeness of its graph {manifest.likeness:.4f}"
+        )
+
+
+@plan.command()
+@_options
+@click.option(
+    "--least",
+    type=click.FloatRange(0, 1),
+    default=0.99,
+    show_default=True,
+    help="Mean Dice of masks, and 1 - largest difference of class probabilities, against the ONNX file.",
+)
+@click.pass_context
+def verify(context: click.Context, /, least: float, **options: Any) -> None:
+    """Check plans: whole, for this TensorRT and GPU, and with the answers of the ONNX file.
+
+    Exit code 3: everything fits, but there was no GPU to run them on.
+    """
+    from trainer.plan import cache
+    from trainer.plan.plans import sample_slices, verify_plan
+
+    images = sample_slices()
+    not_run = False
+    for wanted in _targets(**options):
+        found = cache.get(wanted.key)
+        if found is None:
+            raise UserError(
+                f"no such plan for {wanted.model} in {cache.plans_folder()}: `mristream plan build` makes one"
+            )
+        verified = verify_plan(found, wanted, images, least)
+        if verified.likeness is None:
+            not_run = True
+            say(f"{found.folder.name}: whole, and for this TensorRT; NOT RUN, there is no GPU here")
+        else:
+            say(f"{found.folder.name}: verified, likeness {verified.likeness:.4f}")
+    if not_run:
+        context.exit(NOT_RUN)
+
+
+@plan.command("list")
+def list_plans() -> None:
+    """List the plans in the cache."""
+    from trainer.plan.cache import all_plans, plans_folder
+
+    plans = all_plans()
+    if not plans:
+        say(f"no plan in {plans_folder()}")
+        return
+    print_row("MODEL", "ONNX", "TENSORRT", "GPU", "PRECISION", "BATCHES", "MB", "PLAN")
+    for found in plans:
+        key = found.manifest.key
+        megabytes = f"{found.manifest.bytes / 1e6:.1f}"
+        made_by = f"{key.flavour} {key.version}"
+        print_row(
+            key.model,
+            key.onnx_sha256[:12],
+            made_by,
+            key.capability,
+            key.precision,
+            key.profile,
+            megabytes,
+            str(found.folder),
+        )
+
+
+@plan.command()
+@_options
+def select(**options: Any) -> None:
+    """Put the plans that fit this GPU into the model repository, where Triton takes them from."""
+    from trainer.plan.plans import select_plan
+
+    for wanted in _targets(**options):
+        say(f"{wanted.model} version {wanted.version}: {select_plan(wanted)}")
+
+
+def _targets(
+    models: tuple[str, ...],
+    compute_capability: str | None,
+    precision: str,
+    best_batch: int,
+    max_batch: int,
+    flavour: str | None,
+    model_repository: Path,
+) -> list[Target]:
+    try:
+        from trainer.plan.builder import Profile
+        from trainer.plan.flavour import find_flavour
+        from trainer.plan.plans import target
+        from trainer.repository import RepositoryError
+    except ImportError as problem:
+        raise UserError(f"plans need the extra `trainer` of mristream: {problem}") from problem
+
+    if best_batch > max_batch:
+        raise UserError(f"--best-batch {best_batch} is more than --max-batch {max_batch}")
+    found = find_flavour(flavour)
+    profile = Profile(best_batch, max_batch)
+    try:
+        return [
+            target(model_repository, model, found, compute_capability, precision, profile)
+            for model in models or _MODELS
+        ]
+    except RepositoryError as problem:
+        raise UserError(str(problem)) from problem
