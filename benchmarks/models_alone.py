@@ -19,16 +19,20 @@ import numpy as np
 sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
 ROOT = Path(__file__).resolve().parents[1]
 sys.dont_write_bytecode = True
-sys.path.append(str(ROOT / "model_repository"))
+sys.path += [str(ROOT), str(ROOT / "model_repository")]
 
 from onnx_on_cpu import load  # noqa: E402
+
+from trainer.repository import best_file, served  # noqa: E402
 
 
 def main(slices: Path, batch: int) -> None:
     """Time one pass over all slices, after one warm-up batch."""
     images = np.load(slices)
+    repository = ROOT / "model_repository"
     models = [
-        load(ROOT / "model_repository" / name / "1" / "model.onnx") for name in ("brain_mri_classifier", "tumor_unet")
+        load(best_file(repository / name / str(served(repository, name))))
+        for name in ("brain_mri_classifier", "tumor_unet")
     ]
     for model in models:
         model.infer(images[:batch])

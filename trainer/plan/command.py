@@ -53,8 +53,9 @@ def build(**options: Any) -> None:
     """Build plans from the served versions' ONNX files, or take them from the cache."""
     from trainer.plan.plans import build_plan, sample_slices
 
+    targets = _targets(**options)
     images = sample_slices()
-    for wanted in _targets(**options):
+    for wanted in targets:
         built = build_plan(wanted, images)
         manifest = built.manifest
         say(
@@ -81,9 +82,10 @@ def verify(context: click.Context, /, least: float, **options: Any) -> None:
     from trainer.plan import cache
     from trainer.plan.plans import sample_slices, verify_plan
 
+    targets = _targets(**options)
     images = sample_slices()
     not_run = False
-    for wanted in _targets(**options):
+    for wanted in targets:
         found = cache.get(wanted.key)
         if found is None:
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import tempfile
 import time
@@ -182,9 +183,8 @@ def select_plan(wanted: Target) -> Path:
 
 
 def sample_slices() -> NDArray[np.uint8]:
-    """The brain slices that mristream ships, uint8 [N, 256, 256]."""
-    folder = Path(str(resources.files("deploy"))) / "samples" / "scans"
-    files = sorted(folder.glob("*.jpg"))
-    if not files:
-        raise UserError(f"{folder} holds no sample scans to try a plan on")
-    return np.stack([fit(gray(file))[0] for file in files])
+    """The slices with a tumour that mristream ships, uint8 [N, 256, 256]."""
+    folder = Path(str(resources.files("deploy"))) / "samples"
+    with (folder / "index.csv").open(newline="", encoding="utf-8") as lines:
+        files = [folder / row["file"] for row in csv.DictReader(lines) if row["mask"]]
+    return np.stack([fit(gray(file))[0] for file in files if file.suffix == ".jpg"])
