@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -42,8 +43,8 @@ class Checkpoint:
             content = torch.load(path, weights_only=True, map_location="cpu")
             model = ModelConfig.model_validate(content["model"])
             return cls(model, content["weights"], content["temperature"], content["training"], content["history"])
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError) as problem:
-            raise DataError(f"{path}: not a checkpoint that `mristream train` wrote ({problem})") from problem
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, UnpicklingError) as problem:
+            raise DataError(f"{path}: not a checkpoint that `mristream train` wrote") from problem
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""

@@ -162,11 +162,19 @@ def _read_config(path: Path) -> TrainingConfig:
 
 
 def _load(data: Path, non_brain: Path | None) -> dict[str, Slices]:
-    from trainer.data import load, read_brain_index, read_non_brain_index, refuse_leaks
+    from trainer.data import load, read_examples, read_non_brain_index, refuse_leaks
 
-    examples = read_brain_index(data) + (read_non_brain_index(non_brain) if non_brain else [])
+    examples = read_examples(data) + (read_non_brain_index(non_brain) if non_brain else [])
     refuse_leaks(examples)
-    return {split: load([e for e in examples if e.split == split]) for split in ("train", "val")}
+    chosen = {split: [e for e in examples if e.split == split] for split in ("train", "val")}
+    for split, members in chosen.items():
+        if not members:
+            raise UserError(f"{data}: no slice has the split {split!r}; the others are not trained on")
+    slices = {split: load(members) for split, members in chosen.items()}
+    for split, part in slices.items():
+        groups = len({example.group for example in part.examples})
+        say(f"{split}: {len(part)} slices of {groups} groups, {int(part.masks.any(axis=(1, 2)).sum())} with a tumour")
+    return slices
 
 
 def _need_torch() -> None:

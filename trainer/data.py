@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -14,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.decoding.fit import MODEL_SIDE, fit
-from workers.messages import LABELS
+from workers.messages import LABELS, TUMOR_TYPES
 
-SPLITS = ("train", "val", "test", "external")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 class DataError(ValueError):
@@ -61,14 +62,74 @@ class Slices:
         return len(self.examples)
 
 
-def read_brain_index(index: Path, *, primary_only: bool = True) -> list[Example]:
-    """Slices of a brain MRI index (columns `id,image,mask,label,split,group_id` and, if there, the others).
+def read_examples(path: Path) -> list[Example]:
+    """Slices of an index CSV or of a folder, each with a split: its own, or one by group where none is given."""
+    examples = read_folder(path) if path.is_dir() else read_brain_index(path)
+    if not examples:
+        raise DataError(f"{path}: no slices")
+    if any(example.split for example in examples):
+        if unsplit := [example.id for example in examples if not example.split]:
+            raise DataError(f"{path}: {len(unsplit)} slices have no split and others have, for example {unsplit[0]}")
+        return examples
+    return [replace(example, split=default_split(example.group)) for example in examples]
 
+
+def read_folder(folder: Path) -> list[Example]:
+    """Slices of a folder `images/<label>/<group>_<anything>.png` with masks of the same path below `masks/`.
+
+    The group, which never crosses splits, is what the file's name has before its first underscore: name files by patient.
+    A slice of `no_tumor` or `not_brain_mri` needs no mask. Raises DataError naming a file that has no mask, a mask that has
+    no file, or a folder that is no label.
+    """
+    images, masks = folder / "images", folder / "masks"
+    if not images.is_dir():
+        raise DataError(f"{folder}: neither an index CSV nor a folder with `images/<label>/` and `masks/<label>/`")
+    examples = []
+    for file in sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
+        relative = file.relative_to(images)
+        label = relative.parts[0]
+        if len(relative.parts) != 2 or label not in LABELS:
+            raise DataError(f"{file}: lies in no folder that is a label; known: {', '.join(LABELS)}")
+        found = sorted((masks / label).glob(f"{glob.escape(file.stem)}.*"))
+        if len(found) > 1:
+            raise DataError(f"{file}: has {len(found)} masks: {', '.join(path.name for path in found)}")
+        if not found and label in TUMOR_TYPES:
+            raise DataError(
+                f"{file}: its mask {masks / label / file.stem}.png is missing; only slices without a tumour need none"
+            )
+        examples.append(
+            Example(
+                id=relative.with_suffix("").as_posix(),
+                image=file,
+                mask=found[0] if found else None,
+                second_mask=None,
+                label=label,
+                split="",
+                group=file.stem.partition("_")[0],
+            )
+        )
+    used = {example.mask for example in examples}
+    for mask in sorted(path for path in masks.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
+        if mask not in used:
+            raise DataError(f"{mask}: there is no image for this mask below {images}")
+    return examples
+
+
+def default_split(group: str) -> str:
+    """`train` for 80 % of groups and `val` for 20 %, by digest: the same whatever the order, or what else is there."""
+    return "train" if _share(group) < 0.8 else "val"
+
+
+def read_brain_index(index: Path, *, primary_only: bool = True) -> list[Example]:
+    """Slices of a brain MRI index: columns `id,image,label`, and if there `mask`, `split`, `group_id` and others.
+
+    Without `group_id` a slice belongs to its `patient_id`; without that it stands alone, and slices of one patient may
+    come to lie in two splits. Paths are relative to the index.
     Where two experts drew a mask, `mask` is the one the figures are measured against (`mask_cheng`) and `second_mask`
     the other. Raises DataError for a missing column, file or unknown label.
     """
     examples = []
-    for number, row in _rows(index, required={"id", "image", "label", "split", "group_id"}):
+    for number, row in _rows(index, required={"id", "image", "label"}):
         if primary_only and row.get("primary", "1") != "1":
             continue
         if row["label"] not in LABELS:
@@ -81,8 +142,8 @@ def read_brain_index(index: Path, *, primary_only: bool = True) -> list[Example]
                 mask=masks[0] if masks else None,
                 second_mask=masks[1] if len(masks) > 1 else None,
                 label=row["label"],
-                split=row["split"],
-                group=row["group_id"],
+                split=row.get("split", ""),
+                group=row.get("group_id") or row.get("patient_id") or row["id"],
                 plane=row.get("plane", ""),
                 source=row.get("source", ""),
                 spacing_mm=_spacing(index, number, row.get("spacing_mm", "")),
@@ -126,8 +187,12 @@ def read_non_brain_index(index: Path) -> list[Example]:
 
 def split_of_group(group: str) -> str:
     """`train` for 70 % of groups, `val` for 10 %, `test` for 20 %: by digest, so it never changes with the file order."""
-    share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:4], "big") / 2**32
+    share = _share(group)
     return "train" if share < 0.7 else "val" if share < 0.8 else "test"
+
+
+def _share(group: str) -> float:
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:4], "big") / 2**32
 
 
 def refuse_leaks(examples: Iterable[Example]) -> None:
@@ -153,10 +218,24 @@ def load(examples: Sequence[Example]) -> Slices:
     for i, example in enumerate(examples):
         images[i], _ = fit(gray(example.image))
         if example.mask is not None:
-            masks[i] = fit(gray(example.mask))[0] > 127
-            second_masks[i] = masks[i] if example.second_mask is None else fit(gray(example.second_mask))[0] > 127
+            masks[i] = _mask(example.mask, example)
+            second_masks[i] = masks[i] if example.second_mask is None else _mask(example.second_mask, example)
     labels = np.array([LABELS.index(example.label) for example in examples], np.int64)
     return Slices(tuple(examples), images, masks, second_masks, labels)
+
+
+def _mask(path: Path, example: Example) -> NDArray[np.bool_]:
+    mask = gray(path)
+    if mask.max() == 1:
+        mask = mask * np.uint8(255)
+    between = np.count_nonzero((mask > 0) & (mask < 255))
+    # JPEG's ringing leaves a rim of gray; a mask with more gray than that is a photograph, or holds several labels.
+    if between > 0.02 * mask.size:
+        raise DataError(f"{path}: no mask of {example.id}: {between} of its pixels are neither 0 nor 255 (nor 0 and 1)")
+    shape = gray(example.image).shape
+    if mask.shape != shape:
+        raise DataError(f"{path}: is {mask.shape}, its image {shape}: a mask has the size of its image")
+    return fit(mask)[0] > 127
 
 
 def gray(path: Path) -> NDArray[np.uint8]:
@@ -170,12 +249,22 @@ def gray(path: Path) -> NDArray[np.uint8]:
 def _rows(index: Path, required: set[str]) -> Iterable[tuple[int, dict[str, str]]]:
     if not index.is_file():
         raise DataError(f"{index}: no such index file")
-    with index.open(newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
-        missing = required - set(reader.fieldnames or ())
-        if missing:
-            raise DataError(f"{index}: column(s) missing: {', '.join(sorted(missing))}")
-        yield from enumerate(reader, start=2)
+    try:
+        # Spreadsheet programs put a mark before the first column's name.
+        lines = index.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{index}: not UTF-8 (byte {problem.start}); save it as CSV in UTF-8") from problem
+    reader = csv.DictReader(lines)
+    missing = required - set(reader.fieldnames or ())
+    if missing:
+        raise DataError(
+            f"{index}: column(s) missing: {', '.join(sorted(missing))}; columns are separated by commas, and the first "
+            "line names them"
+        )
+    for number, row in enumerate(reader, start=2):
+        if empty := sorted(name for name in required if not row.get(name)):
+            raise DataError(f"{index}:{number}: nothing in column(s) {', '.join(empty)}")
+        yield number, row
 
 
 def _group(example: Example) -> str:

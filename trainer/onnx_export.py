@@ -37,7 +37,7 @@ class ServedUNet(nn.Module):
         logits, _ = self.decoder(self.encoder(x), x.shape[-1])
         probability: Tensor = logits.squeeze(1).sigmoid()
         if self.mirror:
-            as_is, mirrored = probability.unflatten(0, (2, -1))
+            as_is, mirrored = probability.reshape(2, -1, *probability.shape[1:])
             probability = (as_is + mirrored.flip(2)) / 2
         return (probability * 255).round().to(torch.uint8)
 

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import DataError, load, read_brain_index, read_non_brain_index, refuse_leaks, split_of_group
+from trainer.data import (
+    DataError,
+    Example,
+    default_split,
+    load,
+    read_brain_index,
+    read_examples,
+    read_folder,
+    read_non_brain_index,
+    refuse_leaks,
+    split_of_group,
+)
 
 COLUMNS = ("id", "image", "mask", "mask_cheng", "label", "split", "group_id", "primary")
 
@@ -94,7 +105,7 @@ def test_a_bad_row_is_named(index: Callable[..., Path], row: dict[str, str], pro
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     (tmp_path / "index.csv").write_text("id,image\n")
 
-    with pytest.raises(DataError, match="group_id, label, split"):
+    with pytest.raises(DataError, match="missing: label"):
         read_brain_index(tmp_path / "index.csv")
 
 
@@ -116,3 +127,150 @@ def test_the_split_of_a_group_never_changes_and_has_the_stated_shares(groups: li
 
     assert splits == [split_of_group(group) for group in groups]
     assert 0.55 < splits.count("train") / len(splits) < 0.85
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10**6)), min_size=1, max_size=80))
+def test_the_default_split_never_parts_a_group(slices: list[tuple[int, int]]) -> None:
+    examples = [
+        Example(str(n), Path("a"), None, None, "glioma", default_split(f"p{group}"), f"p{group}") for group, n in slices
+    ]
+
+    places: dict[str, set[str]] = {}
+    for example in examples:
+        places.setdefault(example.group, set()).add(example.split)
+
+    assert all(len(splits) == 1 for splits in places.values())
+
+
+def test_the_default_split_is_80_to_20() -> None:
+    splits = [default_split(f"patient {number}") for number in range(3000)]
+
+    assert splits.count("train") / len(splits) == pytest.approx(0.8, abs=0.03)
+    assert set(splits) == {"train", "val"}
+
+
+def write(path: Path, mask: bool = False, size: int = 64) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((size, size), np.uint8)
+    pixels[10:30, 10:30] = 255 if mask else len(path.name) + 40
+    cv2.imwrite(str(path), pixels)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Eleven patients with two slices each, as a user would lay them out."""
+    for patient in range(11):
+        for number in range(2):
+            label = ("glioma", "meningioma", "no_tumor")[patient % 3]
+            write(tmp_path / "images" / label / f"p{patient}_{number}.png")
+            if label != "no_tumor":
+                write(tmp_path / "masks" / label / f"p{patient}_{number}.png", mask=True)
+    return tmp_path
+
+
+def test_a_folder_is_read_by_label_and_patient(folder: Path) -> None:
+    examples = read_examples(folder)
+
+    assert len(examples) == 22
+    assert {example.label for example in examples} == {"glioma", "meningioma", "no_tumor"}
+    assert {example.group for example in examples} == {f"p{number}" for number in range(11)}
+    assert all((example.mask is None) == (example.label == "no_tumor") for example in examples)
+    assert {example.split for example in examples} <= {"train", "val"}
+    assert load(examples).masks.any(axis=(1, 2)).sum() == sum(example.mask is not None for example in examples)
+
+
+def test_a_tumour_without_its_mask_is_named(folder: Path) -> None:
+    (folder / "masks/glioma/p0_1.png").unlink()
+
+    with pytest.raises(DataError, match=r"p0_1\.png: its mask .* is missing"):
+        read_folder(folder)
+
+
+def test_a_mask_without_its_image_is_named(folder: Path) -> None:
+    write(folder / "masks/glioma/p99_0.png", mask=True)
+
+    with pytest.raises(DataError, match=r"p99_0\.png: there is no image"):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["images/cat/p1_0.png", "images/p1_0.png", "images/glioma/deeper/p1_0.png"])
+def test_a_file_in_no_label_is_named(folder: Path, name: str) -> None:
+    write(folder / name)
+
+    with pytest.raises(DataError, match="in no folder that is a label"):
+        read_folder(folder)
+
+
+def test_two_masks_of_one_slice_are_named(folder: Path) -> None:
+    write(folder / "masks/glioma/p0_0.bmp", mask=True)
+
+    with pytest.raises(DataError, match=r"has 2 masks: p0_0\.bmp, p0_0\.png"):
+        read_folder(folder)
+
+
+def test_a_folder_without_images_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="neither an index CSV nor a folder"):
+        read_examples(tmp_path)
+
+
+def test_a_mask_of_another_size_is_named(folder: Path) -> None:
+    write(folder / "masks/glioma/p0_0.png", mask=True, size=32)
+
+    with pytest.raises(DataError, match=r"\(32, 32\), its image \(64, 64\)"):
+        load(read_folder(folder))
+
+
+def test_a_photograph_is_no_mask(folder: Path) -> None:
+    gradient = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
+    cv2.imwrite(str(folder / "masks/glioma/p0_0.png"), gradient)
+
+    with pytest.raises(DataError, match="neither 0 nor 255"):
+        load(read_folder(folder))
+
+
+def test_a_mask_of_zeros_and_ones_is_a_mask(folder: Path) -> None:
+    path = folder / "masks/glioma/p0_0.png"
+    as_255 = load(read_folder(folder)).masks
+    cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) // 255)  # type: ignore[operator]
+
+    assert np.array_equal(load(read_folder(folder)).masks, as_255)
+
+
+def test_an_index_without_split_or_group_is_split_by_patient(tmp_path: Path) -> None:
+    rows = [f"{n},a{n}.png,glioma,patient{n // 4}" for n in range(80)]
+    (tmp_path / "index.csv").write_text("id,image,label,patient_id\n" + "\n".join(rows))
+
+    examples = read_examples(tmp_path / "index.csv")
+
+    assert {example.group for example in examples} == {f"patient{n}" for n in range(20)}
+    assert {example.split for example in examples} == {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"id,image,label,split\n1,a.png,glioma,train\n2,b.png,glioma,\n", "1 slices have no split"),
+        (b"id,image,label\n", "no slices"),
+        (b"id;image;label\n1;a.png;glioma\n", "separated by commas"),
+        (b"id,image,label\n1,a.png,\n", r"index\.csv:2: nothing in column\(s\) label"),
+        (b"id,image,label\n1,a\xe9.png,glioma\n", "not UTF-8"),
+        (b"", "missing: id, image, label"),
+        (b"id,image,label,spacing_mm\n1,a.png,glioma,wide\n", "spacing_mm is 'wide'"),
+        (b"id,image,label,spacing_mm\n1,a.png,glioma,0;1\n", "spacing_mm is '0;1'"),
+    ],
+)
+def test_an_index_that_can_not_be_used_says_why(tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "index.csv").write_bytes(content)
+
+    with pytest.raises(DataError, match=problem):
+        read_examples(tmp_path / "index.csv")
+
+
+def test_an_index_of_a_spreadsheet_program_is_read(tmp_path: Path) -> None:
+    content = "id,image,label,spacing_mm\r\n1,a.png,glioma,0.5;0.7\r\n"
+    (tmp_path / "index.csv").write_bytes(content.encode("utf-8-sig"))
+
+    (example,) = read_examples(tmp_path / "index.csv")
+
+    assert (example.id, example.spacing_mm) == ("1", (0.5, 0.7))

@@ -35,6 +35,18 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 )
 @click.option("--against", type=_FILE, help="Results of another model: is RESULTS really better?")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.html, .json and .md.")
+@click.option(
+    "--card",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a model card here; needs --model-repository and --checkpoint.",
+)
+@click.option("--checkpoint", type=_FILE, help="For the card: what the served models were exported from.")
+@click.option(
+    "--about",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("trainer/about.md"),
+    help="For the card: use, limits, data.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 def evaluate(
     results: Path | None,
@@ -44,6 +56,9 @@ def evaluate(
     splits: tuple[str, ...],
     against: Path | None,
     out: Path | None,
+    card: Path | None,
+    checkpoint: Path | None,
+    about: Path,
     as_json: bool,
 ) -> None:
     """Score RESULTS, a results.jsonl with masks in local files, against expert masks and labels."""
@@ -55,6 +70,8 @@ def evaluate(
 
     if results is None and model_repository is None:
         raise UserError("give a results.jsonl, or --model-repository to judge the served models")
+    if card is not None and (model_repository is None or checkpoint is None):
+        raise UserError("--card needs --model-repository and --checkpoint")
     try:
         examples = read_brain_index(truth) + (read_non_brain_index(non_brain) if non_brain else [])
         chosen = [example for example in examples if example.split in splits]
@@ -64,6 +81,11 @@ def evaluate(
             if out is not None:
                 report.write_report(sections, f"mristream: {results or model_repository}", out)
                 say(f"written: {out / 'report.html'}")
+            if card is not None and model_repository is not None and checkpoint is not None:
+                from trainer.evaluation.card import model_card
+
+                card.write_text(model_card(sections, model_repository, checkpoint, about), encoding="utf-8")
+                say(f"written: {card}")
         printed = json.dumps(report.as_json(sections)) + "\n" if as_json else report.markdown(sections)
         click.echo(printed, nl=False)
         if against is not None:

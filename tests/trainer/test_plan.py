@@ -1,0 +1,264 @@
+"""Plans, built for real by TensorRT-RTX, which needs no GPU for that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper
+
+from trainer.plan import cache
+from trainer.plan.builder import Profile
+from trainer.plan.cache import MANIFEST, PLAN, CachedPlan
+from trainer.plan.flavour import Flavour, find_flavour, local_capability
+from trainer.plan.plans import Target, build_plan, sample_slices, target, verify_plan
+from trainer.plan.precision import in_half, likeness
+from trainer.repository import FLOAT_MODEL, served
+from workers.cli import main
+from workers.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
+CAPABILITY = "8.9"
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MRISTREAM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "plans"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(REPOSITORY, tmp_path / "repository"))
+
+
+def plan(*arguments: str, repository: Path = REPOSITORY, capability: str = CAPABILITY) -> Result:
+    command = ["plan", *arguments, "--model-repository", str(repository), "--compute-capability", capability]
+    return CliRunner().invoke(main, command)
+
+
+def unet(repository: Path = REPOSITORY, precision: str = "fp16") -> Target:
+    return target(repository, "tumor_unet", find_flavour(), CAPABILITY, precision, Profile())
+
+
+def served_onnx(repository: Path, model: str = "tumor_unet") -> Path:
+    return repository / model / str(served(repository, model)) / FLOAT_MODEL
+
+
+def test_both_served_models_become_plans_that_the_next_build_takes_from_the_cache() -> None:
+    first = plan("build")
+    began = time.monotonic()
+    listed = CliRunner().invoke(main, ["plan", "list"])
+
+    assert first.exit_code == 0, first.output
+    found = {each.manifest.key.model: each for each in cache.all_plans()}
+    assert set(found) == {"brain_mri_classifier", "tumor_unet"}
+    for each in found.values():
+        assert each.manifest.bytes == len(each.read()) > 1_000_000
+        assert each.manifest.likeness > 0.99
+        assert each.manifest.key.capability == CAPABILITY
+    assert listed.output.count("tensorrt_rtx") == 2
+
+    kept = {each.folder: (each.folder / PLAN).stat().st_mtime_ns for each in found.values()}
+    assert plan("build").exit_code == 0
+    assert {folder: (folder / PLAN).stat().st_mtime_ns for folder in kept} == kept
+    assert time.monotonic() > began
+
+
+def test_half_precision_keeps_the_masks_and_the_normalisation_in_float32() -> None:
+    half = in_half(onnx.load(served_onnx(REPOSITORY)))
+
+    types = {
+        weight.data_type for weight in half.graph.initializer if "encoder" in weight.name or "decoder" in weight.name
+    }
+    assert types == {TensorProto.FLOAT16}
+    before_first_convolution = [
+        node.op_type for node in half.graph.node[: [n.op_type for n in half.graph.node].index("Conv")]
+    ]
+    mean = before_first_convolution.index("ReduceMean")
+    assert "Cast" in before_first_convolution[mean:], "narrowed only after the mean and the deviation"
+
+
+def test_a_plan_is_for_one_model_gpu_precision_and_range_of_batches() -> None:
+    first = unet().key
+    changes = {
+        unet(precision="fp32").key,
+        target(REPOSITORY, "tumor_unet", find_flavour(), "8.6", "fp16", Profile()).key,
+        target(REPOSITORY, "tumor_unet", find_flavour(), CAPABILITY, "fp16", Profile(8, 32)).key,
+        target(REPOSITORY, "brain_mri_classifier", find_flavour(), CAPABILITY, "fp16", Profile()).key,
+    }
+
+    assert len({first.name, *(key.name for key in changes)}) == 5
+
+
+def test_without_a_gpu_a_plan_is_checked_but_never_called_verified() -> None:
+    plan("build", "--model", "tumor_unet")
+
+    found = plan("verify", "--model", "tumor_unet")
+
+    assert local_capability() is None, "this test is for machines without a GPU"
+    assert found.exit_code == 3
+    assert "NOT RUN" in found.output
+    assert "verified" not in found.output
+
+
+def test_a_corrupted_plan_is_refused_by_verify_and_by_select(repository: Path) -> None:
+    built = build_plan(unet(), sample_slices())
+    content = bytearray((built.folder / PLAN).read_bytes())
+    content[len(content) // 2] ^= 1
+    (built.folder / PLAN).write_bytes(content)
+
+    for command in ("verify", "select"):
+        found = plan(command, "--model", "tumor_unet", repository=repository)
+        assert found.exit_code == 2
+        assert "corrupted" in found.output
+    assert not list(repository.rglob(PLAN))
+
+
+def test_a_manifest_that_can_not_be_read_is_named() -> None:
+    built = build_plan(unet(), sample_slices())
+    (built.folder / MANIFEST).write_text("{")
+
+    found = plan("verify", "--model", "tumor_unet")
+
+    assert found.exit_code == 2
+    assert MANIFEST in found.output
+
+
+def test_a_plan_of_another_tensorrt_is_refused() -> None:
+    built = build_plan(unet(), sample_slices())
+    newer = Flavour("tensorrt_rtx", "99.0", find_flavour().module)
+    wanted = target(REPOSITORY, "tumor_unet", newer, CAPABILITY, "fp16", Profile())
+
+    with pytest.raises(UserError, match=r"built by tensorrt_rtx .* and here is tensorrt_rtx 99\.0"):
+        verify_plan(built, wanted, sample_slices(), 0.99)
+
+
+def test_select_gives_triton_the_plan_that_fits(repository: Path) -> None:
+    plan("build", repository=repository)
+
+    chosen = plan("select", repository=repository)
+
+    assert chosen.exit_code == 0, chosen.output
+    for model in ("brain_mri_classifier", "tumor_unet"):
+        built = next(each for each in cache.all_plans() if each.manifest.key.model == model)
+        assert served_onnx(repository, model).with_name(PLAN).read_bytes() == built.read()
+
+
+def test_select_says_what_is_missing(repository: Path) -> None:
+    plan("build", repository=repository)
+
+    other_gpu = plan("select", repository=repository, capability="8.6")
+    served_onnx(repository, "brain_mri_classifier").write_bytes(b"another network")
+    other_weights = plan("select", repository=repository)
+
+    assert other_gpu.exit_code == other_weights.exit_code == 2
+    assert "plan build --compute-capability 8.6" in " ".join(other_gpu.output.split())
+    assert "no plan for brain_mri_classifier" in other_weights.output
+    assert not list(repository.rglob(PLAN))
+
+
+def test_a_gpu_that_can_not_be_built_for_is_answered_with_those_that_can() -> None:
+    found = plan("build", capability="9.0")
+
+    assert found.exit_code == 2
+    assert "8.9" in found.output
+    assert not cache.all_plans()
+
+
+def test_without_a_gpu_one_must_be_named() -> None:
+    found = CliRunner().invoke(main, ["plan", "build", "--model-repository", str(REPOSITORY)])
+
+    assert found.exit_code == 2
+    assert "--compute-capability" in found.output
+
+
+def test_a_tensorrt_that_is_not_installed_is_named_with_the_way_to_it() -> None:
+    found = plan("build", "--flavour", "tensorrt")
+
+    assert found.exit_code == 2
+    assert "no tensorrt here" in found.output
+
+
+def test_a_model_that_is_cut_short_is_named(repository: Path) -> None:
+    path = served_onnx(repository)
+    path.write_bytes(path.read_bytes()[:1000])
+
+    found = plan("build", "--model", "tumor_unet", repository=repository)
+
+    assert found.exit_code == 2
+    assert "is no ONNX model" in found.output
+    assert not cache.all_plans()
+
+
+def test_an_operator_that_tensorrt_does_not_know_is_named_with_its_node(repository: Path) -> None:
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 256, 256])
+    answer = helper.make_tensor_value_info("probability", TensorProto.UINT8, ["batch", 256, 256])
+    node = helper.make_node("Sharpen", ["image"], ["probability"], name="sharpener", domain="example.org")
+    graph = helper.make_graph([node], "made up", [image], [answer])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("example.org", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets), served_onnx(repository))
+
+    found = plan("build", "--model", "tumor_unet", "--precision", "fp32", repository=repository)
+
+    assert found.exit_code == 2
+    assert "Sharpen" in found.output
+    assert "sharpener" in found.output
+
+
+def test_masks_that_differ_are_less_alike() -> None:
+    reference = np.zeros((2, 256, 256), np.uint8)
+    reference[:, :100] = 200
+    other = reference.copy()
+    other[1, :50] = 0
+
+    assert likeness(reference, reference) == 1
+    assert likeness(reference, other) == pytest.approx((1 + 2 / 3) / 2)
+    classes = np.array([[0.7, 0.3]], np.float32)
+    assert likeness(classes, classes[:, ::-1]) == pytest.approx(0.6)
+
+
+def build_in_a_process(log: Path) -> subprocess.Popen[bytes]:
+    """`mristream plan build` for the U-Net."""
+    command = [str(Path(sys.executable).with_name("mristream")), "plan", "build", "--model", "tumor_unet"]
+    command += ["--compute-capability", CAPABILITY, "--model-repository", str(REPOSITORY)]
+    with log.open("wb") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, env=os.environ)
+
+
+def test_several_builders_at_once_build_one_plan(tmp_path: Path, cache_folder: Path) -> None:
+    builders = [build_in_a_process(tmp_path / f"{number}.log") for number in range(3)]
+
+    assert [builder.wait(120) for builder in builders] == [0, 0, 0]
+
+    (built,) = cache.all_plans()
+    said = {(tmp_path / f"{number}.log").read_text() for number in range(3)}
+    assert len(said) == 1, "all report the same plan, with the same seconds"
+    assert built.read()
+    assert [path for path in cache_folder.iterdir() if path.is_dir()] == [built.folder]
+
+
+def test_a_builder_that_is_killed_leaves_nothing_and_blocks_nobody(tmp_path: Path, cache_folder: Path) -> None:
+    victim = build_in_a_process(tmp_path / "victim.log")
+    deadline = time.monotonic() + 60
+    while not list(cache_folder.glob("*.new-*")):
+        assert victim.poll() is None, (tmp_path / "victim.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert not cache.all_plans()
+
+    built = build_plan(unet(), sample_slices())
+
+    assert CachedPlan.load(built.folder).read()
+    assert not list(cache_folder.glob("*.new-*"))
