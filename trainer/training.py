@@ -170,8 +170,10 @@ class Trainer:
         self.optimizer = kind(
             self.network.parameters(), lr=stage.peak_learning_rate, weight_decay=self.config.weight_decay
         )
+        # torch divides by a rise of less than two steps.
+        steps = max(10, stage.epochs * self.steps_per_epoch)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, stage.peak_learning_rate, total_steps=stage.epochs * self.steps_per_epoch, pct_start=0.2
+            self.optimizer, stage.peak_learning_rate, total_steps=steps, pct_start=0.2
         )
 
     def _epoch(self, images: Tensor, masks: Tensor) -> None:
