@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from trainer.checkpoint import Checkpoint
 from trainer.data import DataError, Slices
+from trainer.evaluation.masks import dice
 from trainer.onnx_export import ServedClassifier, ServedUNet, export_onnx
 from trainer.operating_point import THRESHOLD_STEP
 from trainer.quantisation import quantise
@@ -108,10 +109,10 @@ def try_int8(folder: Path, calibration: NDArray[np.uint8], held_out: Slices) -> 
     tumors = np.flatnonzero(held_out.masks.any(axis=(1, 2)))
     if not len(tumors):
         raise DataError("8-bit integers are judged by the Dice of held-out tumour slices, and there are none")
-    dice, float_dice = (
+    int8_dice, float_dice = (
         _mean_dice(folder / name, held_out.images[tumors], held_out.masks[tumors]) for name in (INT8_MODEL, FLOAT_MODEL)
     )
-    outcome = Int8(dice, float_dice)
+    outcome = Int8(int8_dice, float_dice)
     if not outcome.accepted:
         (folder / INT8_MODEL).unlink()
     return outcome
@@ -126,6 +127,4 @@ def run_onnx(path: Path, images: NDArray[np.uint8]) -> NDArray[Any]:
 
 def _mean_dice(path: Path, images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> float:
     found = run_onnx(path, images) >= THRESHOLD_STEP
-    truth = masks.astype(bool)
-    overlap = (found & truth).sum(axis=(1, 2))
-    return float((2 * overlap / (found.sum(axis=(1, 2)) + truth.sum(axis=(1, 2)))).mean())
+    return float(np.mean([dice(mask, truth) for mask, truth in zip(found, masks.astype(bool), strict=True)]))
