@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from trainer.plan import cache
 from trainer.plan.builder import Profile
 from trainer.plan.cache import MANIFEST, PLAN, CachedPlan
-from trainer.plan.flavour import Flavour, find_flavour, local_capability
+from trainer.plan.flavour import Flavour, find_flavour
 from trainer.plan.plans import Target, build_plan, sample_slices, target, verify_plan
 from trainer.plan.precision import in_half, likeness
 from trainer.repository import FLOAT_MODEL, served
@@ -34,6 +34,12 @@ CAPABILITY = "8.9"
 def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MRISTREAM_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "plans"
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same on every machine: plans are built ahead, for a GPU that isn't here."""
+    monkeypatch.setattr("trainer.plan.plans.local_capability", lambda: None)
 
 
 @pytest.fixture
@@ -105,7 +111,6 @@ def test_without_a_gpu_a_plan_is_checked_but_never_called_verified() -> None:
 
     found = plan("verify", "--model", "tumor_unet")
 
-    assert local_capability() is None, "this test is for machines without a GPU"
     assert found.exit_code == 3
     assert "NOT RUN" in found.output
     assert "verified" not in found.output
@@ -213,6 +218,16 @@ def test_an_operator_that_tensorrt_does_not_know_is_named_with_its_node(reposito
     assert found.exit_code == 2
     assert "Sharpen" in found.output
     assert "sharpener" in found.output
+
+
+def test_a_plan_for_another_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    build_plan(unet(), sample_slices())
+    monkeypatch.setattr("trainer.plan.plans.local_capability", lambda: "8.6")
+
+    found = plan("verify", "--model", "tumor_unet")
+
+    assert found.exit_code == 2
+    assert "is for compute capability 8.9, and this GPU has 8.6" in " ".join(found.output.split())
 
 
 def test_masks_that_differ_are_less_alike() -> None:
