@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
 
-from workers.checkpoint import Outcome, Partition, ScanMessage
 from workers.messages import ScanResult, Status
+from workers.progress import Outcome, Partition, ScanMessage
 
 SCANS = "scans"
 
@@ -20,6 +21,14 @@ def scan_message(offset: int, partition: int = 0, value: bytes | None = b"x", **
     """A scan message at a place of the topic `scans`."""
     given = tuple((name.replace("_content_type", "content-type"), text.encode()) for name, text in headers.items())
     return ScanMessage(Partition(SCANS, partition), offset, None, value, given, timestamp_ms=0)
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 90.0) -> None:
+    """Look until it holds. Fails naming `what` after the time-out."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
+        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import SCANS, scan_message
-from workers.checkpoint import Outcome, Partition, Progress, Publisher, ScanMessage, next_offsets
+from workers.checkpoint import Member, Publisher, TransactionalPublisher, next_offsets
 from workers.messages import ScanResult, Status
+from workers.progress import Outcome, Partition, Progress, ScanMessage
 from workers.settings import KafkaSettings
 
 P0, P1 = Partition(SCANS, 0), Partition(SCANS, 1)
@@ -131,25 +132,33 @@ class FlakyProducer:
             raise KafkaException(KafkaError(KafkaError._STATE))
 
 
-def publisher(log: list[str], ends: list[KafkaError | None], *, abort_fails: bool) -> Publisher:
-    def committed(places: list[TopicPartition]) -> list[TopicPartition]:
-        return [TopicPartition(place.topic, place.partition, len(log)) for place in places]
+class Committed:
+    """The consumer, as far as a publisher asks it: what the log holds is committed."""
 
+    def __init__(self, log: list[str]) -> None:
+        self._log = log
+
+    def committed(self, places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        return [TopicPartition(place.topic, place.partition, len(self._log)) for place in places]
+
+
+def publisher(log: list[str], ends: list[KafkaError | None], *, abort_fails: bool) -> tuple[Publisher, list[Member]]:
     def make_producer() -> Any:
         return FlakyProducer(log, ends, abort_fails=abort_fails)
 
-    return Publisher(KafkaSettings(), make_producer, committed)
+    consumer: Any = Committed(log)
+    return TransactionalPublisher(KafkaSettings(), make_producer), [Member(SCANS, consumer, object())]
 
 
 def test_a_publication_that_was_aborted_is_repeated_as_a_whole(finished: Finished) -> None:
     log: list[str] = []
     outcomes = [finished(scan_message(offset)) for offset in (0, 1)]
-    publishing = publisher(log, [KafkaError(KafkaError.INVALID_TXN_STATE), None], abort_fails=False)
+    publishing, members = publisher(log, [KafkaError(KafkaError.INVALID_TXN_STATE), None], abort_fails=False)
 
     with pytest.raises(KafkaException):
-        publishing.publish(outcomes, object())
+        publishing.publish(outcomes, members)
     assert log == []
-    publishing.publish(outcomes, object())
+    publishing.publish(outcomes, members)
 
     assert log == ["0-0", "0-1"]
 
@@ -157,10 +166,10 @@ def test_a_publication_that_was_aborted_is_repeated_as_a_whole(finished: Finishe
 def test_a_publication_whose_end_was_not_seen_is_not_doubled(finished: Finished) -> None:
     log: list[str] = []
     outcomes = [finished(scan_message(offset)) for offset in (0, 1)]
-    publishing = publisher(log, [KafkaError(KafkaError._TIMED_OUT), None], abort_fails=True)
+    publishing, members = publisher(log, [KafkaError(KafkaError._TIMED_OUT), None], abort_fails=True)
 
     with pytest.raises(KafkaException):
-        publishing.publish(outcomes, object())
-    publishing.publish([*outcomes, finished(scan_message(2))], object())
+        publishing.publish(outcomes, members)
+    publishing.publish([*outcomes, finished(scan_message(2))], members)
 
     assert log == ["0-0", "0-1", "0-2"]

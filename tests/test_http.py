@@ -18,16 +18,19 @@ def get(server: HealthServer, path: str) -> tuple[int, bytes]:
 
 
 def test_metrics_and_health_are_served() -> None:
-    metrics, missing = Metrics(), ["triton"]
-    metrics.scans.labels("segmented").inc(3)
+    metrics, missing = Metrics(), {"triton": 12.34}
+    metrics.scans.labels("segmented", "stat").inc(3)
     server = HealthServer(
         "127.0.0.1", 0, registry=metrics.registry, turned_at=time.monotonic, not_ready=lambda: missing
     )
     with server:
-        assert b'mristream_scans_total{status="segmented"} 3.0' in get(server, "/metrics")[1]
+        assert b'mristream_scans_total{lane="stat",status="segmented"} 3.0' in get(server, "/metrics")[1]
         assert get(server, "/healthz")[0] == 200
         status, body = get(server, "/readyz")
-        assert (status, json.loads(body)) == (503, {"ready": False, "waiting_for": ["triton"]})
+        assert (status, json.loads(body)) == (
+            503,
+            {"ready": False, "waiting_for": ["triton"], "for_s": {"triton": 12.3}},
+        )
         missing.clear()
         assert get(server, "/readyz")[0] == 200
         assert get(server, "/other")[0] == 404
@@ -35,6 +38,6 @@ def test_metrics_and_health_are_served() -> None:
 
 def test_a_loop_that_hangs_is_not_alive() -> None:
     stuck = time.monotonic() - HUNG_AFTER_S - 1
-    server = HealthServer("127.0.0.1", 0, registry=Metrics().registry, turned_at=lambda: stuck, not_ready=list)
+    server = HealthServer("127.0.0.1", 0, registry=Metrics().registry, turned_at=lambda: stuck, not_ready=dict)
     with server:
         assert get(server, "/healthz")[0] == 503

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import EllipsisType
 from typing import Any
 
 import cv2
@@ -12,12 +15,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.conftest import scan_message
+from tests.conftest import scan_message, wait_for
 from workers.decoding import DecodedScan
 from workers.decoding.fit import fit
-from workers.errors import Reason, ScanRejected, Unavailable
+from workers.errors import ModelFailed, Reason, ScanRejected, Unavailable
 from workers.inference import Segmentation, ServedModels
-from workers.messages import REFERENCE_CONTENT_TYPE, Flag, ModelVersion, Reference, Status
+from workers.messages import REFERENCE_CONTENT_TYPE, Flag, Lane, ModelVersion, Reference, Status
 from workers.metrics import Metrics
 from workers.pipeline import Pipeline
 from workers.retry import GaveUp, Patience
@@ -29,13 +32,13 @@ CAT = [0.0, 0.0, 0.0, 0.1, 0.9]
 
 
 class Decoder:
-    """A scan's value is its text: `bad` can't be read, `WxH` is an image of that size."""
+    """A scan's value is its text: `bad` can't be read, `WxH` is an image of that size, `WxHxB` of that brightness."""
 
     def decode(self, data: bytes) -> DecodedScan:
         if data == b"bad":
             raise ScanRejected(Reason.DAMAGED, "it is bad")
-        width, height = map(int, data.split(b"x"))
-        pixels, placement = fit(np.full((height, width), 9, np.uint8))
+        width, height, brightness = map(int, (data + b"x9").split(b"x")[:3])
+        pixels, placement = fit(np.full((height, width), brightness, np.uint8))
         return DecodedScan(pixels, placement, (0.5, 0.5))
 
 
@@ -45,14 +48,20 @@ class Models:
 
     probabilities: list[float] = field(default_factory=lambda: BRAIN)
     outages: list[Exception] = field(default_factory=list)
+    # A slice of this brightness makes the models fail, in whatever batch it is; None: no slice, ...: every slice.
+    poison: int | EllipsisType | None = None
     segmented: int = 0
+    asked: list[int] = field(default_factory=list)
 
     def served(self) -> ServedModels:
         return SERVED
 
     def classify(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.asked.append(len(images))
         if self.outages:
             raise self.outages.pop()
+        if self.poison is ... or (self.poison is not None and (images.max(axis=(1, 2)) == self.poison).any()):
+            raise ModelFailed("it stumbled")
         return np.array([self.probabilities] * len(images), np.float32)
 
     def segment(self, images: NDArray[np.uint8]) -> Segmentation:
@@ -124,7 +133,8 @@ def test_one_bad_scan_in_a_batch_costs_only_itself(make: Callable[..., Pipeline]
     outcomes = make(Models()).process(messages)
 
     assert [o.result.status for o in outcomes] == ["segmented", "rejected", "rejected", "segmented"]
-    assert [o.message for o in outcomes] == messages
+    assert [o.message.offset for o in outcomes] == [0, 1, 2, 3]
+    assert [o.message.value for o in outcomes] == [None, b"bad", None, None], "only a rejected scan's bytes are kept"
     assert [o.result.source for o in outcomes] == ["file:///0", "file:///1", "file:///2", "file:///3"]
     bad, empty = outcomes[1], outcomes[2]
     assert bad.result.reason is not None
@@ -194,3 +204,81 @@ def test_a_sure_classifier_spares_the_unet_only_under_that_policy(make: Callable
 
     assert outcome.result.status is Status.NO_TUMOR
     assert models.segmented == 0
+
+
+def test_a_batch_that_fails_is_split_until_the_culprit_stands_alone(make: Callable[..., Pipeline]) -> None:
+    models = Models(poison=66)
+    values = [b"64x64x66" if n == 5 else b"64x64" for n in range(8)]
+
+    outcomes = make(models).process([scan_message(n, value=value) for n, value in enumerate(values)])
+
+    assert [o.result.status for o in outcomes] == ["rejected" if n == 5 else "segmented" for n in range(8)]
+    rejected = outcomes[5]
+    assert rejected.result.reason is not None
+    assert (rejected.result.reason.code, rejected.result.reason.step) == (Reason.MODEL_FAILED, "classify")
+    assert rejected.message.value == b"64x64x66", "the dead topic gets the original"
+
+
+def test_a_model_that_fails_for_everything_is_an_outage_and_rejects_nothing(make: Callable[..., Pipeline]) -> None:
+    patience = Patience(Metrics(), lambda _: None)
+    models = Models(poison=...)
+    pipeline = make(models, patience=patience)
+    outcomes: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: outcomes.extend(pipeline.process([scan_message(n, value=b"64x64") for n in range(3)]))
+    )
+
+    thread.start()
+    wait_for(lambda: "triton" in patience.down(), "the outage")
+    models.poison = None
+    thread.join(30)
+
+    assert [o.result.status for o in outcomes] == ["segmented"] * 3
+
+
+def test_a_passing_error_of_a_model_costs_nothing(make: Callable[..., Pipeline]) -> None:
+    models = Models(outages=[ModelFailed("out of memory")])
+
+    outcomes = make(models).process([scan_message(n, value=b"64x64") for n in range(4)])
+
+    assert [o.result.status for o in outcomes] == ["segmented"] * 4
+    assert models.asked == [4, 2, 2]
+
+
+def deadline(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+def test_a_late_scan_still_gets_its_result_and_says_that_it_is_late(make: Callable[..., Pipeline]) -> None:
+    messages = [scan_message(n, value=b"64x64", ce_deadline=deadline(s)) for n, s in enumerate((-1, 3600))]
+
+    late, timely = make(Models()).process(messages)
+
+    assert (late.result.status, late.result.flags) == ("segmented", [Flag.LATE])
+    assert (timely.result.status, timely.result.flags) == ("segmented", [])
+
+
+def test_a_late_scan_is_uncertain_by_setting_and_costs_no_model(make: Callable[..., Pipeline]) -> None:
+    models = Models()
+
+    (outcome,) = make(models, late="uncertain").process([scan_message(0, value=b"64x64", ce_deadline=deadline(-1))])
+
+    assert (outcome.result.status, outcome.result.flags) == ("uncertain", [Flag.LATE])
+    assert models.asked == []
+
+
+@pytest.mark.parametrize("text", ["tomorrow", "2026-03-01T08:30:00"])
+def test_a_deadline_that_is_no_time_is_rejected_with_advice(make: Callable[..., Pipeline], text: str) -> None:
+    (outcome,) = make(Models()).process([scan_message(0, value=b"64x64", ce_deadline=text)])
+
+    assert outcome.result.reason is not None
+    assert outcome.result.reason.code == Reason.BAD_MESSAGE
+    assert "ce_deadline" in outcome.result.reason.message
+
+
+def test_a_result_says_its_lane_and_how_often_the_scan_was_sent(make: Callable[..., Pipeline]) -> None:
+    message = scan_message(0, value=b"64x64", mristream_attempt="3")
+
+    (outcome,) = make(Models()).process([message], Lane.REPLAY)
+
+    assert (outcome.result.lane, outcome.result.attempt) == (Lane.REPLAY, 3)

@@ -147,7 +147,7 @@ def test_the_description_of_messages_has_every_field_and_value() -> None:
         *messages.RejectReason.model_fields,
         *messages.BoundingBox.model_fields,
         *(f"mask.{name}" for name in messages.MaskInfo.model_fields),
-        *(messages.DEAD_HEADER_PREFIX + name for name in messages.DeadLetter.model_fields),
+        *(messages.HEADER_PREFIX + name for name in messages.DeadLetter.model_fields),
         *(value.value for kind in (messages.Status, messages.Flag, messages.Reason) for value in kind),
         messages.SCAN_TYPE,
         "ce_id",

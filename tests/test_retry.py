@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
+from tests.conftest import wait_for
 from workers.errors import Unavailable
-from workers.metrics import Metrics
-from workers.retry import GaveUp, Patience
+from workers.metrics import BreakerState, Metrics
+from workers.retry import FIRST_DELAY_S, LONGEST_DELAY_S, GaveUp, Patience
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -57,3 +59,68 @@ def test_what_is_not_an_outage_is_not_repeated() -> None:
 
     with pytest.raises(KeyError):
         patience.insist("triton", lambda: {}["x"])
+
+
+def test_while_a_dependency_is_down_one_caller_tries_and_the_others_wait_for_what_it_finds() -> None:
+    patience = Patience(Metrics(), lambda _: None)
+    is_down = threading.Event()
+    is_down.set()
+    trying: list[int] = []
+    most_at_once: list[int] = []
+
+    def call() -> str:
+        trying.append(1)
+        most_at_once.append(len(trying))
+        try:
+            time.sleep(0.02)  # a call takes time: long enough for others to come in between, if they may
+            if is_down.is_set():
+                raise Unavailable("store", "refused")
+            return "stored"
+        finally:
+            trying.pop()
+
+    with pytest.raises(Unavailable):
+        call()
+    patience.missed(Unavailable("store", "refused"))
+    most_at_once.clear()
+    answers: list[str] = []
+    threads = [threading.Thread(target=lambda: answers.append(patience.insist("store", call))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(most_at_once) >= 4, "four attempts")
+    assert max(most_at_once) == 1
+    is_down.clear()
+    for thread in threads:
+        thread.join(20)
+
+    assert answers == ["stored"] * 8
+
+
+def test_pauses_grow_and_are_capped() -> None:
+    now = [0.0]
+    metrics = Metrics()
+    patience = Patience(metrics, lambda _: None, clock=lambda: now[0])
+    pauses = []
+
+    for _ in range(12):
+        patience.missed(Unavailable("triton", "gone"))
+        pauses.append(patience.next_try_s("triton"))
+        now[0] += pauses[-1]
+
+    assert FIRST_DELAY_S / 2 <= pauses[0] <= FIRST_DELAY_S
+    assert all(LONGEST_DELAY_S / 2 <= pause <= LONGEST_DELAY_S for pause in pauses[-3:])
+    assert value(metrics, "mristream_breaker_state", dependency="triton") == BreakerState.OPEN
+    assert (value(metrics, "mristream_dependency_down_since_timestamp_seconds", dependency="triton") or 0) > 1e9
+    patience.answered("triton")
+    assert value(metrics, "mristream_breaker_state", dependency="triton") == BreakerState.CLOSED
+    assert value(metrics, "mristream_dependency_down_since_timestamp_seconds", dependency="triton") == 0
+
+
+def test_a_bad_scan_met_while_trying_leaves_the_turn_to_others() -> None:
+    patience = Patience(Metrics(), lambda _: None)
+    patience.missed(Unavailable("source", "gone"))
+
+    with pytest.raises(KeyError):
+        patience.insist("source", lambda: {}["x"])
+
+    assert patience.insist("source", lambda: "read") == "read"

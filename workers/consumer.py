@@ -5,41 +5,44 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaException, Message
 
-from workers.checkpoint import GroupMember, Outcome, Partition, Progress, Publisher, ScanMessage
-from workers.errors import Unavailable
-from workers.messages import Headers
+from workers.caution import Caution, Note
+from workers.checkpoint import Member, Passed, Publisher, nothing_hears
+from workers.errors import Reason, Unavailable
+from workers.lane import Lane
+from workers.messages import Headers, Status
+from workers.messages import Lane as LaneName
 from workers.metrics import Metrics
+from workers.notes import Found, Notebook
 from workers.pipeline import Pipeline
-from workers.retry import FIRST_DELAY_S, LONGEST_DELAY_S, GaveUp, Patience
-from workers.settings import KafkaSettings, WorkerSettings
+from workers.progress import Outcome, Partition, Progress, ScanMessage
+from workers.retry import FIRST_DELAY_S, GaveUp, Patience
+from workers.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
 # How long one turn of the loop waits for something to happen: short enough that a signal is obeyed at once.
 TURN_S = 0.05
-# Full for this long, the loop pauses its partitions so that it can go on polling: Kafka throws out a consumer that
-# doesn't poll. Not sooner, because pausing makes the client throw away what it has fetched ahead.
-PAUSE_WHEN_FULL_FOR_S = 2.0
-# Partitions that another worker waits for are finished within this time or left to it unpublished.
-REVOKE_TIMEOUT_S = 10.0
+# With scans in flight the wait is short: what comes fills the next batch.
+BUSY_TURN_S = 0.005
 LAG_INTERVAL_S = 2.0
+# Leaving in good order is a courtesy to the next worker; a Kafka that is down must not hold up the end.
+LEAVE_TIMEOUT_S = 2.0
 
 
 @dataclass(slots=True)
 class _Batch:
+    lane: Lane
     messages: list[ScanMessage]
     future: Future[list[Outcome]]
-
-    @property
-    def size(self) -> int:
-        return sum(message.size for message in self.messages)
+    alone: Note | None = None
 
 
 class Worker:
@@ -49,37 +52,48 @@ class Worker:
     def __init__(
         self,
         *,
-        consumer: Consumer,
+        lanes: Sequence[Lane],
         publisher: Publisher,
         pipeline: Pipeline,
         patience: Patience,
         metrics: Metrics,
-        kafka: KafkaSettings,
         settings: WorkerSettings,
+        passed: Passed = nothing_hears,
     ) -> None:
-        self._consumer = consumer
+        """`lanes` in the order of their priority."""
+        self._lanes = list(lanes)
         self._publisher = publisher
+        self._notebook = Notebook(publisher)
         self._pipeline = pipeline
         self._patience = patience
         self._metrics = metrics
-        self._kafka = kafka
         self._settings = settings
+        self._passed = passed
         self._progress = Progress()
+        self._caution = Caution(settings.attempts, reach=settings.batch_scans)
         self._batches: list[_Batch] = []
-        self._threads = ThreadPoolExecutor(settings.batches_in_flight, thread_name_prefix="batch")
+        # One more than routine batches: a STAT scan never waits for a thread.
+        self._threads = ThreadPoolExecutor(settings.batches_in_flight + 1, thread_name_prefix="batch")
         self._publishing_thread = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._publishing: Future[None] | None = None
         self._being_published: list[Outcome] = []
-        self._publish_again_at = 0.0
-        self._publish_delay_s = FIRST_DELAY_S
         self._oldest_finished_at: float | None = None
-        self._full_since: float | None = None
-        self._paused = False
         self._lag_at = 0.0
         self._stopping = threading.Event()
-        self.assigned = False
+        self._longest_turn_s = 0.0
+        self._began_at = time.monotonic()
         self.turned_at: float | None = None
         self.drained = False
+
+    @property
+    def assigned(self) -> bool:
+        """Whether the group has given us partitions, or had the time to: with more workers than partitions, some get none."""
+        return any(lane.assigned for lane in self._lanes) or self.running_for_s > self._settings.join_timeout_s
+
+    @property
+    def running_for_s(self) -> float:
+        """Since the worker was made."""
+        return time.monotonic() - self._began_at
 
     def stop(self) -> None:
         """Finish what is in flight, publish it and leave the group. Safe from signal handlers and other threads."""
@@ -87,12 +101,11 @@ class Worker:
 
     def run(self) -> None:
         """Work until `stop`. Raises what a batch raised if that was our own fault; nothing of it is committed then."""
-        self._consumer.subscribe(
-            [self._kafka.scans_topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
+        for lane in self._lanes:
+            lane.subscribe(self._on_assign, self._on_revoke, self._on_lost)
         try:
             while not self._stopping.is_set():
-                self._turn(take=True)
+                self._turn()
             self._drain()
         finally:
             self._stopping.set()
@@ -101,90 +114,119 @@ class Worker:
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._publishing_thread.shutdown(wait=False)
             self._publisher.close()
-            self._consumer.close()
+            for lane in self._lanes:
+                lane.consumer.close()
 
-    def _turn(self, *, take: bool) -> None:
-        self.turned_at = time.monotonic()
-        if take and self._has_room():
-            self._resume()
-            self._take_batch()
-        else:
-            self._poll_while_full()
+    def _turn(self) -> None:
+        self._note_turn()
+        if not self._take():
+            self._wait_a_moment()
         self._collect()
         self._publish_if_due()
         self._measure_lag()
 
-    def _has_room(self) -> bool:
-        return (
-            len(self._batches) < self._settings.batches_in_flight
-            and sum(batch.size for batch in self._batches) < self._settings.bytes_in_flight
-        )
-
-    def _take_batch(self) -> None:
-        """Take what is ready, up to the batch limit; wait a moment only if nothing is.
-
-        All of a batch comes from one call: partitions may come and go during a call, and a scan from before would be
-        counted to a partition that is no longer ours, or ours anew.
-        """
-        # consume(n, t) would wait the whole t for n messages.
-        # With scans in flight the wait is short: what finishes must be published, and what comes fills the next batch.
-        wait_s = TURN_S / 10 if self._batches else TURN_S
-        self._begin_batch(self._consumer.consume(self._settings.batch_scans, 0) or self._consumer.consume(1, wait_s))
-
-    def _begin_batch(self, received: Sequence[Message]) -> None:
-        messages = self._progress.take(
-            scan for message in received if (scan := self._scan_message(message)) is not None
-        )
-        if not messages:
-            return
-        self._metrics.batch_scans.observe(len(messages))
-        self._batches.append(_Batch(messages, self._threads.submit(self._pipeline.process, messages)))
-        self._measure_flight()
-
-    def _scan_message(self, message: Message) -> ScanMessage | None:
-        error = message.error()
-        if error is not None:
-            _raise_if_fatal(error)
-            return None
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        assert topic is not None  # noqa: S101 - a message without error has all three
-        assert partition is not None  # noqa: S101
-        assert offset is not None  # noqa: S101
-        return ScanMessage(
-            partition=Partition(topic, partition),
-            offset=offset,
-            key=message.key(),
-            value=message.value(),
-            headers=tuple(cast(Headers, message.headers() or ())),
-            timestamp_ms=_timestamp_ms(message),
-        )
-
-    def _poll_while_full(self) -> None:
-        """Let time pass without taking scans, but keep our place in the group."""
+    def _note_turn(self) -> None:
         now = time.monotonic()
-        self._full_since = self._full_since or now
+        if self.turned_at is not None and now - self.turned_at > self._longest_turn_s:
+            self._longest_turn_s = now - self.turned_at
+            self._metrics.longest_turn.set(self._longest_turn_s)
+        self.turned_at = now
+
+    # Taking scans
+
+    def _take(self) -> bool:
+        """Begin a batch of the lane whose turn it is. False: there was nothing to take, or no room."""
+        for lane in sorted(self._lanes, key=lambda lane: not lane.is_overdue):
+            if not self._has_room(lane):
+                self._begin(lane, lane.rest())
+                continue
+            lane.yielded = 0
+            if self._begin(lane, lane.take(1 if self._caution.active else self._settings.batch_scans)):
+                for other in self._lanes:
+                    other.yielded += other is not lane
+                return True
+        self._caution.nothing_came()
+        return False
+
+    def _has_room(self, lane: Lane) -> bool:
+        if lane.opening or self._must_wait():
+            return False
+        if self._caution.active:
+            return not self._progress.unpublished()
+        # A replay takes what would lie idle: it never holds up more than one batch.
+        most = self._settings.batches_in_flight
+        batches = most + 1 if lane.is_overdue else {LaneName.STAT: most + 1, LaneName.REPLAY: 1}.get(lane.name, most)
+        return (
+            len(self._batches) < batches
+            and self._progress.unpublished_bytes < self._settings.bytes_in_flight
+            and self._progress.unpublished() < self._settings.unpublished_scans
+        )
+
+    def _must_wait(self) -> bool:
+        """Whether something is down without which no scan gets through. (Sources concern only scans by reference.)"""
+        return bool(self._patience.down().keys() - {"source"})
+
+    def _begin(self, lane: Lane, received: Sequence[Message]) -> bool:
+        messages = self._progress.take(map(_scan_message, received))
+        if not messages:
+            return False
+        self._passed("taken")
+        self._metrics.batch_scans.observe(len(messages))
+        alone = self._caution.take(messages[0]) if self._caution.active else None
+        if alone is None:
+            work = partial(self._pipeline.process, messages, lane.name)
+        else:
+            work = partial(self._work_alone, lane, messages[0], alone)
+        self._batches.append(_Batch(lane, messages, self._threads.submit(work), alone))
+        self._measure_flight()
+        return True
+
+    def _work_alone(self, lane: Lane, message: ScanMessage, note: Note) -> list[Outcome]:
+        """Take one suspect scan through the steps; or none of them, if workers have died of it often enough."""
+        if self._caution.is_too_much(note):
+            log.error("rejecting %s@%d unopened: workers died of it", message.partition, message.offset)
+            return [
+                self._pipeline.reject(
+                    message,
+                    lane.name,
+                    Reason.KILLS_WORKER,
+                    f"{note.begun - 1} workers died while they worked on this scan alone; it was not opened again",
+                )
+            ]
+        self._patience.insist("kafka", lambda: self._mark(lane, message, note))
+        return self._pipeline.process([message], lane.name)
+
+    def _mark(self, lane: Lane, message: ScanMessage, note: Note) -> None:
+        mark = partial(self._notebook.mark, lane.member(), message.partition, message.offset, note)
+        try:
+            self._publishing_thread.submit(mark).result()
+        except KafkaException as problem:
+            raise Unavailable("kafka", f"a note can't be written: {problem}") from problem
+
+    def _wait_a_moment(self) -> None:
+        """Let time pass until a batch or a publication ends, or scans may have come."""
         futures: list[Future[Any]] = [batch.future for batch in self._batches]
         if self._publishing is not None:
             futures.append(self._publishing)
+        rooms = [lane for lane in self._lanes if self._has_room(lane)]
         if futures:
-            wait(futures, TURN_S, FIRST_COMPLETED)
+            wait(futures, BUSY_TURN_S if rooms else TURN_S, FIRST_COMPLETED)
+        elif rooms:
+            # The routine lane, if it is among them: most scans come there, and come at once.
+            lane = next((lane for lane in rooms if lane.name is LaneName.ROUTINE), rooms[0])
+            self._begin(lane, lane.take(1, TURN_S / 2))
         else:
-            self._stopping.wait(TURN_S / 10)
-        if now - self._full_since > PAUSE_WHEN_FULL_FOR_S and not self._paused:
-            self._consumer.pause(self._consumer.assignment())
-            self._paused = True
-        if self._paused:
-            # Nothing comes from paused partitions. Should one have come to us this very moment, its scan is not lost.
-            self._begin_batch(self._consumer.consume(1, 0))
+            self._stopping.wait(BUSY_TURN_S if any(lane.opening for lane in self._lanes) else TURN_S)
 
-    def _resume(self) -> None:
-        self._full_since = None
-        if self._paused:
-            self._consumer.resume(self._consumer.assignment())
-            self._paused = False
+    # Finishing them
 
     def _collect(self) -> None:
-        """Note what batches have finished. Raises what a batch raised."""
+        """Note what batches have finished and which partitions are open. Raises what a batch raised."""
+        self._collect_opened()
+        for batch in self._batches:
+            if batch.alone is not None and not batch.future.done() and self._patience.down():
+                # Whoever dies while it waits for somebody else didn't die of this scan.
+                self._unmark(batch)
         done = [batch for batch in self._batches if batch.future.done()]
         if not done:
             return
@@ -198,26 +240,65 @@ class Worker:
             self._oldest_finished_at = time.monotonic()
         self._measure_flight()
 
+    def _collect_opened(self) -> None:
+        for lane in self._lanes:
+            for opening in [future for future in lane.opening if future.done()]:
+                partitions = [p for p in lane.opening.pop(opening) if self._progress.owns(p)]
+                try:
+                    found = opening.result()
+                except KafkaException as problem:
+                    log.warning("the notes of %s can't be read, trying again: %s", _names(partitions), problem)
+                    self._open(lane, partitions, FIRST_DELAY_S)
+                    continue
+                for place in found:
+                    if place.note.suspicious and self._progress.owns(place.partition):
+                        log.warning(
+                            "%s from %d on is suspect (%s): scans there are taken one at a time",
+                            _names([place.partition]),
+                            place.offset,
+                            place.note,
+                        )
+                        self._caution.suspect(place.partition, place.offset, place.note)
+
+    def _open(self, lane: Lane, partitions: Sequence[Partition], delay_s: float = 0.0) -> None:
+        if not partitions or self._stopping.is_set():
+            return
+        member = lane.member()
+
+        def open_after_delay() -> list[Found]:
+            self._stopping.wait(delay_s)
+            return self._notebook.open(member, partitions)
+
+        lane.opening[self._publishing_thread.submit(open_after_delay)] = list(partitions)
+
+    def _unmark(self, batch: _Batch) -> None:
+        (message,), note, batch.alone = batch.messages, batch.alone, None
+        assert note is not None  # noqa: S101 - its only caller has looked
+        before = Note(note.opened, note.begun - 1)
+        mark = partial(self._notebook.mark, batch.lane.member(), message.partition, message.offset, before)
+        self._publishing_thread.submit(_log_failure, mark, "a note can't be taken back")
+
     def _publish_if_due(self) -> None:
         self._publishing_done()
         now = time.monotonic()
-        if self._publishing is not None or self._oldest_finished_at is None or now < self._publish_again_at:
+        if self._publishing is not None or self._oldest_finished_at is None or self._patience.next_try_s("kafka"):
             return
+        # 2. The finished prefix of each partition. (1. Its masks are stored: that is what "finished" means.)
         finished = self._progress.finished_prefix()
+        if not finished and "kafka" in self._patience.down():
+            # What could not be published is another worker's now. Whether Kafka is back, the next scans will show.
+            self._patience.answered("kafka")
         due = now - self._oldest_finished_at >= self._settings.checkpoint_interval_s
         # Nothing else in flight: waiting would bring no company, only latency.
         if finished and (due or not self._batches or len(finished) >= self._settings.checkpoint_scans):
-            self._begin_publishing(finished)
+            self._oldest_finished_at = None
+            self._being_published = finished
+            members = [lane.member() for lane in self._lanes]
+            self._publishing = self._publishing_thread.submit(self._publish, finished, members)
 
-    def _begin_publishing(self, finished: list[Outcome]) -> None:
-        self._oldest_finished_at = None
-        self._being_published = finished
-        member = self._consumer.consumer_group_metadata()
-        self._publishing = self._publishing_thread.submit(self._publish, finished, member)
-
-    def _publish(self, outcomes: Sequence[Outcome], member: GroupMember) -> None:
+    def _publish(self, outcomes: Sequence[Outcome], members: Sequence[Member]) -> None:
         with self._metrics.step.labels("commit").time():
-            self._publisher.publish(outcomes, member)
+            self._publisher.publish(outcomes, members)
 
     def _publishing_done(self) -> None:
         """Move the windows past what has been published; note a failure, after which the same scans are due again."""
@@ -228,16 +309,13 @@ class Worker:
         try:
             publishing.result()
         except KafkaException as problem:
-            log.warning("publication of %d scans failed and is repeated: %s", len(outcomes), problem)
-            self._metrics.retries.labels("kafka").inc()
-            self._metrics.dependency_up.labels("kafka").set(0)
+            self._patience.missed(Unavailable("kafka", f"{len(outcomes)} results can't be published: {problem}"))
             self._oldest_finished_at = self._oldest_finished_at or time.monotonic()
-            self._publish_again_at = time.monotonic() + self._publish_delay_s
-            self._publish_delay_s = min(2 * self._publish_delay_s, LONGEST_DELAY_S)
             return
-        self._publish_delay_s = FIRST_DELAY_S
-        self._metrics.dependency_up.labels("kafka").set(1)
+        self._patience.answered("kafka")
+        # 7. The windows move past what is published.
         self._progress.move(outcomes)
+        self._passed("checkpoint.moved")
         self._count(outcomes)
         if self._oldest_finished_at is None and self._progress.finished_prefix():
             self._oldest_finished_at = time.monotonic()
@@ -246,10 +324,12 @@ class Worker:
         now_ms = time.time() * 1000
         for outcome in published:
             result = outcome.result
-            self._metrics.scans.labels(result.status).inc()
-            self._metrics.end_to_end.observe(max(0.0, now_ms - outcome.message.timestamp_ms) / 1000)
-            if result.reason is not None:
+            self._metrics.scans.labels(result.status, result.lane).inc()
+            self._metrics.end_to_end.labels(result.lane).observe(max(0.0, now_ms - outcome.message.timestamp_ms) / 1000)
+            if result.status is Status.REJECTED and result.reason is not None:
                 self._metrics.rejects.labels(result.reason.code, result.reason.step).inc()
+
+    # Letting go
 
     def _drain(self) -> None:
         """Finish and publish what is in flight, within the time that the settings give."""
@@ -259,6 +339,8 @@ class Worker:
         left = self._progress.unpublished()
         if left:
             log.warning("%d scans are left to the next worker: the drain took too long", left)
+        for lane in self._lanes:
+            self._leave(lane, [p for p in self._progress.partitions() if p.topic == lane.topic])
         self.drained = not left
 
     def _finish(self, partitions: Sequence[Partition] | None, deadline: float) -> None:
@@ -275,29 +357,40 @@ class Worker:
             wait(futures, TURN_S, FIRST_COMPLETED)
             self._collect()
             self._publish_if_due()
-            self.turned_at = time.monotonic()
+            self._note_turn()
 
-    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._progress.assign(Partition(p.topic, p.partition) for p in partitions)
-        self.assigned = True
-        # A pause doesn't cover partitions that come after it.
-        self._full_since, self._paused = None, False
+    def _leave(self, lane: Lane, partitions: Sequence[Partition]) -> None:
+        """Say beside the partitions' offsets that we leave in good order, if Kafka answers soon."""
+        if partitions:
+            close = partial(self._notebook.close, lane.member(), partitions)
+            wait([self._publishing_thread.submit(_log_failure, close, "notes can't be closed")], LEAVE_TIMEOUT_S)
+
+    def _on_assign(self, lane: Lane, partitions: list[Partition]) -> None:
         log.info("assigned: %s", _names(partitions))
+        self._progress.assign(partitions)
+        self._open(lane, partitions)
 
-    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        ours = [Partition(p.topic, p.partition) for p in partitions]
-        log.info("revoked: %s, %d scans of them unpublished", _names(partitions), self._progress.unpublished(ours))
+    def _on_revoke(self, lane: Lane, partitions: list[Partition]) -> None:
+        log.info("revoked: %s, %d scans unpublished", _names(partitions), self._progress.unpublished(partitions))
         if not self._stopping.is_set():
-            self._finish(ours, time.monotonic() + REVOKE_TIMEOUT_S)
-        self._progress.drop(ours)
+            self._finish(partitions, time.monotonic() + self._settings.revoke_timeout_s)
+            self._leave(lane, partitions)
+        self._drop(partitions)
 
-    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_lost(self, lane: Lane, partitions: list[Partition]) -> None:
         log.warning("lost: %s; what was in flight of them is another worker's now", _names(partitions))
-        self._progress.drop(Partition(p.topic, p.partition) for p in partitions)
+        self._drop(partitions)
+
+    def _drop(self, partitions: list[Partition]) -> None:
+        self._metrics.left_to_others.inc(self._progress.drop(partitions))
+        self._caution.drop(partitions)
+
+    # Measuring
 
     def _measure_flight(self) -> None:
         self._metrics.scans_in_flight.set(sum(len(batch.messages) for batch in self._batches))
-        self._metrics.bytes_in_flight.set(sum(batch.size for batch in self._batches))
+        self._metrics.unpublished.set(self._progress.unpublished())
+        self._metrics.bytes_in_flight.set(self._progress.unpublished_bytes)
 
     def _measure_lag(self) -> None:
         now = time.monotonic()
@@ -305,28 +398,39 @@ class Worker:
             return
         self._lag_at = now
         self._metrics.lag.clear()
-        for place in self._consumer.position(self._consumer.assignment()):
-            low, high = self._consumer.get_watermark_offsets(place, cached=True)
-            # Both are negative until the first answer; the position is, until the first scan.
-            if high >= 0:
-                position = place.offset if place.offset >= 0 else max(low, 0)
-                unpublished = self._progress.unpublished([Partition(place.topic, place.partition)])
-                waiting = max(0, high - position) + unpublished
-                self._metrics.lag.labels(place.topic, place.partition).set(waiting)
+        for lane in self._lanes:
+            for place in lane.consumer.position(lane.consumer.assignment()):
+                low, high = lane.consumer.get_watermark_offsets(place, cached=True)
+                # Both are negative until the first answer; the position is, until the first scan.
+                if high >= 0:
+                    position = place.offset if place.offset >= 0 else max(low, 0)
+                    unpublished = self._progress.unpublished([Partition(place.topic, place.partition)])
+                    waiting = max(0, high - position) + unpublished
+                    self._metrics.lag.labels(place.topic, place.partition).set(waiting)
 
 
-def _timestamp_ms(message: Message) -> int:
+def _scan_message(message: Message) -> ScanMessage:
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None  # noqa: S101 - a message without error has all three
+    assert partition is not None  # noqa: S101
+    assert offset is not None  # noqa: S101
     kind, timestamp_ms = message.timestamp()
-    return int(time.time() * 1000) if kind == TIMESTAMP_NOT_AVAILABLE else timestamp_ms
+    return ScanMessage(
+        partition=Partition(topic, partition),
+        offset=offset,
+        key=message.key(),
+        value=message.value(),
+        headers=tuple(cast(Headers, message.headers() or ())),
+        timestamp_ms=int(time.time() * 1000) if kind == TIMESTAMP_NOT_AVAILABLE else timestamp_ms,
+    )
 
 
-def _raise_if_fatal(error: KafkaError | None) -> None:
-    if error is None:
-        return
-    if error.fatal():
-        raise Unavailable("kafka", f"the consumer can't go on: {error.str()}")
-    log.warning("kafka: %s", error.str())
+def _log_failure(call: Callable[[], None], what: str) -> None:
+    try:
+        call()
+    except KafkaException as problem:
+        log.warning("%s: %s", what, problem)
 
 
-def _names(partitions: Sequence[TopicPartition]) -> str:
-    return ", ".join(f"{p.topic}[{p.partition}]" for p in partitions) or "no partitions"
+def _names(partitions: Iterable[Partition]) -> str:
+    return ", ".join(f"{p.topic}[{p.number}]" for p in partitions) or "no partitions"

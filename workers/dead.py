@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaError, Message, Producer
 from pydantic import ValidationError
 
-from workers.messages import DEAD_HEADER_PREFIX, DeadLetter, Headers
+from workers.messages import HEADER_PREFIX, DeadLetter, Headers
 from workers.settings import KafkaSettings
 from workers.topics import read_topic
 
@@ -26,7 +26,7 @@ class DeadScan:
     @property
     def original_headers(self) -> list[tuple[str, bytes | None]]:
         """The headers that the sender gave."""
-        return [(name, value) for name, value in self.headers if not name.startswith(DEAD_HEADER_PREFIX)]
+        return [(name, value) for name, value in self.headers if not name.startswith(HEADER_PREFIX)]
 
 
 def read_dead(settings: KafkaSettings) -> Iterator[DeadScan]:

@@ -25,6 +25,8 @@ class Reason(StrEnum):
     BAD_REFERENCE = "bad_reference"
     NOT_FOUND = "not_found"
     DIGEST_MISMATCH = "digest_mismatch"
+    MODEL_FAILED = "model_failed"
+    KILLS_WORKER = "kills_worker"
 
 
 class ScanRejected(Exception):
@@ -50,6 +52,10 @@ class Unavailable(Exception):
         super().__init__(f"{dependency}: {message}")
         self.dependency = dependency
         self.message = message
+
+
+class ModelFailed(Exception):
+    """A model gave an error for a batch: one scan in it may be to blame, or the model, or the server's load."""
 
 
 class UserError(Exception):

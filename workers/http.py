@@ -20,7 +20,8 @@ HUNG_AFTER_S = 30.0
 class HealthServer:
     """Serves `/metrics`, `/healthz` (the poll loop turns) and `/readyz` (scans can be taken), on a thread of its own.
 
-    `turned_at` gives the monotonic time of the loop's last turn; `not_ready` names what is missing, or is empty.
+    `turned_at` gives the monotonic time of the loop's last turn; `not_ready` names what is missing and for how many
+    seconds, or is empty.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class HealthServer:
         *,
         registry: CollectorRegistry,
         turned_at: Callable[[], float],
-        not_ready: Callable[[], list[str]],
+        not_ready: Callable[[], dict[str, float]],
     ) -> None:
         def healthz() -> tuple[int, dict[str, object]]:
             idle_s = time.monotonic() - turned_at()
@@ -38,7 +39,8 @@ class HealthServer:
 
         def readyz() -> tuple[int, dict[str, object]]:
             missing = not_ready()
-            return (503 if missing else 200), {"ready": not missing, "waiting_for": missing}
+            since_s = {name: round(seconds, 1) for name, seconds in missing.items()}
+            return (503 if missing else 200), {"ready": not missing, "waiting_for": sorted(missing), "for_s": since_s}
 
         pages = {"/healthz": healthz, "/readyz": readyz}
 

@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from workers.decoding.fit import MODEL_SIDE
-from workers.errors import Unavailable
+from workers.errors import ModelFailed, Unavailable
 from workers.messages import ModelVersion
 from workers.settings import TritonSettings
 
 # How long a model update may go unnoticed in results. One metadata request in this time costs nothing.
 MODELS_REFRESH_S = 5.0
 
-# Triton answers these when the request is wrong, not the world: waiting would not mend them.
-_OUR_FAULT = {"StatusCode.INVALID_ARGUMENT", "StatusCode.UNIMPLEMENTED", "StatusCode.OUT_OF_RANGE"}
+# What Triton answers while it starts, stops, loads a model, or has too much in its queue. Any other error may be a scan's
+# fault: Triton gives INTERNAL for whatever goes wrong inside a model, and a model that hangs ends with our deadline.
+_DOWN = {"StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND", "StatusCode.RESOURCE_EXHAUSTED", "StatusCode.CANCELLED"}
+# Of a connection that was cut without a word: noticed within these times together, however long a model may take.
+_KEEPALIVE_MS = {"grpc.keepalive_time_ms": 10_000, "grpc.keepalive_timeout_ms": 5_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,16 @@ class Segmentation:
     masks: NDArray[np.bool_]
     max_probability: NDArray[np.float32]
 
+    def each(self) -> list[tuple[NDArray[np.bool_], float]]:
+        """Mask and highest probability of each image."""
+        return list(zip(self.masks, self.max_probability.tolist(), strict=True))
+
 
 class TritonModels:
     """The classifier and the segmentation ensemble behind one gRPC address. Thread-safe.
 
-    Every method raises Unavailable("triton", …) while Triton is gone, overloaded, or without the model.
+    Every method raises Unavailable("triton", …) while Triton is gone, overloaded, or without the model. `classify` and
+    `segment` raise ModelFailed where the model gives an error for the batch, or no answer in time.
     """
 
     def __init__(self, settings: TritonSettings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -114,7 +122,9 @@ class TritonModels:
                 client_timeout=self._settings.timeout_s,
             )
         except InferenceServerException as error:
-            raise self._translated(error, model) from error
+            if error.status() in _DOWN:
+                raise self._unavailable(error, model) from error
+            raise ModelFailed(f"{model}: {error.message()}") from error
         return {name: response.as_numpy(name) for name in outputs}
 
     def _ask_what_is_served(self) -> ServedModels:
@@ -139,22 +149,21 @@ class TritonModels:
         try:
             return self._client.get_model_config(model, client_timeout=self._settings.timeout_s).config
         except InferenceServerException as error:
-            raise self._translated(error, model) from error
+            raise self._unavailable(error, model) from error
 
     def _newest_version(self, model: str) -> str:
         try:
             metadata = self._client.get_model_metadata(model, client_timeout=self._settings.timeout_s)
         except InferenceServerException as error:
-            raise self._translated(error, model) from error
+            raise self._unavailable(error, model) from error
         return str(max(metadata.versions, key=int))
 
-    def _translated(self, error: InferenceServerException, model: str) -> Exception:
-        if error.status() in _OUR_FAULT:
-            return RuntimeError(f"Triton refuses our request to {model}: {error.message()}")
+    def _unavailable(self, error: InferenceServerException, model: str) -> Unavailable:
         return Unavailable("triton", f"{model} at {self._settings.url}: {error.message()}")
 
 
 def _channel_args(url: str) -> list[tuple[str, int]]:
     """gRPC would ask a proxy of the environment even for this very machine; no proxy can reach that."""
     host = url.rpartition(":")[0]
-    return [("grpc.enable_http_proxy", 0)] if host in ("127.0.0.1", "localhost", "[::1]") else []
+    is_local = host in ("127.0.0.1", "localhost", "[::1]")
+    return [*_KEEPALIVE_MS.items(), *([("grpc.enable_http_proxy", 0)] if is_local else [])]

@@ -30,7 +30,6 @@ def make_consumer(settings: KafkaSettings) -> Consumer:
         "group.protocol": settings.group_protocol,
         "client.id": f"mristream-{socket.gethostname()}",
         "enable.auto.commit": False,
-        "auto.offset.reset": "earliest",
         "isolation.level": "read_committed",
         "queued.max.messages.kbytes": FETCH_AHEAD_KIB,
         "fetch.wait.max.ms": 100,
@@ -40,7 +39,8 @@ def make_consumer(settings: KafkaSettings) -> Consumer:
     }
     if settings.group_protocol == "classic":
         config["partition.assignment.strategy"] = "cooperative-sticky"
-    return Consumer({**config, **settings.client}, logger=log)
+    # Whoever began at the end of a topic, by a slip in the settings, would lose what had come before.
+    return Consumer({**config, **settings.client, "auto.offset.reset": "earliest"}, logger=log)
 
 
 def transactional_id(settings: KafkaSettings) -> str:
@@ -102,7 +102,8 @@ def create_topics(settings: KafkaSettings) -> list[str]:
     Each partition of `results` and `scans.dead` may be as large as the scans' own, so all get the same count.
     """
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers, **settings.client}, logger=log)
-    names = (settings.scans_topic, settings.results_topic, settings.dead_topic)
+    lanes = (settings.scans_topic, settings.stat_topic, settings.replay_topic)
+    names = [name for name in (*lanes, settings.results_topic, settings.dead_topic) if name]
     try:
         existing = admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
         wanted = [

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, get_args
 
@@ -18,8 +19,12 @@ from workers.errors import Reason, ScanRejected
 
 SCAN_TYPE = "mristream.scan.v1"
 REFERENCE_CONTENT_TYPE = "application/vnd.mristream.reference+json"
-# Added to a rejected scan's own headers on the dead topic; a redrive takes everything with this prefix off again.
-DEAD_HEADER_PREFIX = "mristream_"
+# Of headers that mristream itself adds; a sender's own never begin so.
+HEADER_PREFIX = "mristream_"
+# On a scan that was sent again after a rejection: how often it has been sent, from 2 on.
+ATTEMPT_HEADER = HEADER_PREFIX + "attempt"
+# When the sender needs the result by, RFC 3339 with a time zone; a CloudEvents extension attribute.
+DEADLINE_HEADER = "ce_deadline"
 
 Headers = Sequence[tuple[str, bytes | None]]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -52,6 +57,7 @@ class ScanRequest(Contract):
     source: str = ""
     content_type: str | None = None
     trace_id: str | None = None
+    deadline: datetime | None = None
     content: bytes | Reference
 
     @classmethod
@@ -59,7 +65,7 @@ class ScanRequest(Contract):
         """Read a Kafka message's value and headers.
 
         A message without `ce_id` gets the SHA-256 of its value as scan id. Raises ScanRejected where the value is
-        empty or a reference can't be understood; `scan_id_of` and `source_of` still name such a scan.
+        empty, or a reference or deadline can't be understood; `scan_id_of` and `source_of` still name such a scan.
         """
         fields = _texts(headers)
         if not value:
@@ -73,6 +79,7 @@ class ScanRequest(Contract):
             source=source_of(headers),
             content_type=content_type,
             trace_id=trace_id_of(headers),
+            deadline=_deadline(fields),
             content=content,
         )
 
@@ -125,10 +132,19 @@ class Status(StrEnum):
     REJECTED = "rejected"
 
 
+class Lane(StrEnum):
+    """How a scan came in: each lane is a topic. STAT scans are served first, replayed ones when there is time."""
+
+    STAT = "stat"
+    ROUTINE = "routine"
+    REPLAY = "replay"
+
+
 class Flag(StrEnum):
     """Something a person should look at."""
 
     CLASSIFIER_MASK_DISAGREE = "classifier_mask_disagree"
+    LATE = "late"
 
 
 class ScanResult(Contract):
@@ -147,6 +163,12 @@ class ScanResult(Contract):
     reason: RejectReason | None = Field(None, description="set where status is `rejected`")
     timing_ms: dict[str, float] = Field({}, description="each step's time, and `end_to_end` from the Kafka timestamp")
     trace_id: str | None = None
+    lane: Lane = Field(
+        Lane.ROUTINE, description="`replay`: history, run again; its `models` tell it from the first result"
+    )
+    attempt: int = Field(
+        1, ge=1, description="2 and more: sent again after a rejection, whose result this one replaces"
+    )
 
 
 class DeadLetter(Contract):
@@ -163,13 +185,13 @@ class DeadLetter(Contract):
 
     def headers(self) -> list[tuple[str, bytes]]:
         """As Kafka headers, each with the prefix `mristream_`."""
-        return [(DEAD_HEADER_PREFIX + name, str(value).encode()) for name, value in self.model_dump().items()]
+        return [(HEADER_PREFIX + name, str(value).encode()) for name, value in self.model_dump().items()]
 
     @classmethod
     def from_headers(cls, headers: Headers) -> DeadLetter:
         """Read back what `headers` wrote. Raises ValueError where a header is missing."""
         prefixed = _texts(headers)
-        fields = {name: prefixed.get(DEAD_HEADER_PREFIX + name) for name in cls.model_fields}
+        fields = {name: prefixed.get(HEADER_PREFIX + name) for name in cls.model_fields}
         return cls.model_validate({name: text for name, text in fields.items() if text is not None})
 
 
@@ -190,6 +212,18 @@ def trace_id_of(headers: Headers) -> str | None:
     return match.group(1) if match else None
 
 
+def attempt_of(headers: Headers) -> int:
+    """How often the scan has been sent, this time included. Works for any message."""
+    text = _texts(headers).get(ATTEMPT_HEADER, "")
+    return max(1, int(text)) if re.fullmatch(r"\d{1,6}", text) else 1
+
+
+def message_place(topic: str, partition: int, offset: int) -> list[tuple[str, bytes]]:
+    """Headers of a result that say which scan message it belongs to: two results with equal ones are one result twice."""
+    place = {"topic": topic, "partition": partition, "offset": offset}
+    return [(HEADER_PREFIX + name, str(value).encode()) for name, value in place.items()]
+
+
 def json_schemas() -> dict[str, dict[str, object]]:
     """JSON Schema of everything that travels as JSON, by file name."""
     published: tuple[type[Contract], ...] = (Reference, ScanResult, DeadLetter)
@@ -202,6 +236,22 @@ def _texts(headers: Headers) -> dict[str, str]:
     for name, value in headers:
         texts.setdefault(name.lower(), (value or b"").decode("utf-8", errors="replace"))
     return texts
+
+
+def _deadline(fields: dict[str, str]) -> datetime | None:
+    text = fields.get(DEADLINE_HEADER)
+    if not text:
+        return None
+    try:
+        deadline = datetime.fromisoformat(text)
+    except ValueError:
+        deadline = None
+    if deadline is None or deadline.tzinfo is None:
+        raise ScanRejected(
+            Reason.BAD_MESSAGE,
+            f"the header {DEADLINE_HEADER} is no time: write RFC 3339 with a time zone, such as 2026-03-01T08:30:00Z",
+        )
+    return deadline
 
 
 def _reference(value: bytes) -> Reference:

@@ -8,25 +8,36 @@ import signal
 import time
 from contextlib import ExitStack
 
-from workers.checkpoint import Publisher
+from workers.checkpoint import AtLeastOncePublisher, Passed, Publisher, TransactionalPublisher, nothing_hears
 from workers.consumer import Worker
 from workers.decoding import Decoder
 from workers.errors import UserError
 from workers.http import HealthServer
 from workers.inference import TritonModels
-from workers.kafka import create_topics, make_consumer, make_transactional_producer, transactional_id
+from workers.kafka import (
+    create_topics,
+    make_consumer,
+    make_producer,
+    make_transactional_producer,
+    transactional_id,
+)
+from workers.lane import Lane
+from workers.messages import Lane as LaneName
 from workers.metrics import Metrics
 from workers.pipeline import Pipeline
 from workers.retry import GaveUp, Patience
-from workers.settings import Settings
+from workers.settings import KafkaSettings, Settings
 from workers.sources import Sources
 from workers.stores import open_store
 
 log = logging.getLogger(__name__)
 
 
-def run_worker(settings: Settings) -> None:
+def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
     """Consume scans until SIGTERM or SIGINT, then drain. A second signal exits at once: nothing is lost by that.
+
+    `passed` hears of each point on the way: after `taken`, after each step of the pipeline, by its name, and
+    `checkpoint.begun`, `.produced`, `.offsets_sent`, `.committed`, `.moved`. Tests let the worker die there.
 
     Raises UserError for settings that can't work, and whatever stopped the worker if that is our own fault.
     """
@@ -41,13 +52,10 @@ def run_worker(settings: Settings) -> None:
             timeout_s=settings.source.timeout_s,
             allowed_prefixes=settings.source.allowed_prefixes,
         )
-        consumer = make_consumer(settings.kafka)
-        producer_id = transactional_id(settings.kafka)
+        lanes = _lanes(settings.kafka)
         worker = Worker(
-            consumer=consumer,
-            publisher=Publisher(
-                settings.kafka, lambda: make_transactional_producer(settings.kafka, producer_id), consumer.committed
-            ),
+            lanes=lanes,
+            publisher=_publisher(settings.kafka, passed),
             pipeline=Pipeline(
                 sources=sources,
                 decoder=decoder,
@@ -56,19 +64,20 @@ def run_worker(settings: Settings) -> None:
                 policy=settings.policy,
                 patience=patience,
                 metrics=metrics,
+                passed=passed,
             ),
             patience=patience,
             metrics=metrics,
-            kafka=settings.kafka,
             settings=settings.worker,
+            passed=passed,
         )
 
-        def not_ready() -> list[str]:
-            missing = sorted(patience.down())
+        def not_ready() -> dict[str, float]:
+            missing = patience.down()
             if not worker.assigned:
-                missing.append("partitions")
+                missing["partitions"] = worker.running_for_s
             if "triton" not in missing and not models.ready():
-                missing.append("triton")
+                missing["triton"] = 0.0
             return missing
 
         def stop(number: int, frame: object) -> None:
@@ -103,6 +112,23 @@ def run_worker(settings: Settings) -> None:
         if not worker.drained:
             # Threads that wait for Triton or a store would keep the process beyond its grace period.
             _exit_at_once(0)
+
+
+def _lanes(settings: KafkaSettings) -> list[Lane]:
+    """In the order of their priority."""
+    topics = {
+        LaneName.STAT: settings.stat_topic,
+        LaneName.ROUTINE: settings.scans_topic,
+        LaneName.REPLAY: settings.replay_topic,
+    }
+    return [Lane(name, topic, make_consumer(settings)) for name, topic in topics.items() if topic]
+
+
+def _publisher(settings: KafkaSettings, passed: Passed) -> Publisher:
+    if settings.delivery == "at_least_once":
+        return AtLeastOncePublisher(settings, lambda: make_producer(settings), passed)
+    producer_id = transactional_id(settings)
+    return TransactionalPublisher(settings, lambda: make_transactional_producer(settings, producer_id), passed)
 
 
 def _exit_at_once(status: int) -> None:

@@ -34,6 +34,12 @@ class KafkaSettings(Group):
 
     bootstrap_servers: str = Field("127.0.0.1:9092", description="brokers to ask first, host:port, comma-separated")
     scans_topic: str = Field("scans", description="where scans come from")
+    stat_topic: str | None = Field(
+        "scans.stat", description="where urgent scans come from, which are served first; null: no such lane"
+    )
+    replay_topic: str | None = Field(
+        "scans.replay", description="where history comes from that is run again when there is time; null: no such lane"
+    )
     results_topic: str = Field("results", description="where each scan's one final result goes")
     dead_topic: str = Field("scans.dead", description="where rejected scans go, as they came")
     partitions: int = Field(6, gt=0, description="of topics that mristream creates itself")
@@ -43,6 +49,11 @@ class KafkaSettings(Group):
     group_id: str = Field("mristream", description="workers with the same group share the scans")
     group_protocol: Literal["consumer", "classic"] = Field(
         "consumer", description="`consumer` is KIP-848 (broker 4.0 and later), `classic` the older protocol"
+    )
+    delivery: Literal["exactly_once", "at_least_once"] = Field(
+        "exactly_once",
+        description="`at_least_once` is for brokers without transactions: after a crash, the results of at most "
+        "`worker.unpublished_scans` scans come twice, with equal `mristream_*` headers",
     )
     transactional_id: str | None = Field(
         None, description="unique per running worker; made from group, host and a random part if not given"
@@ -59,7 +70,12 @@ class TritonSettings(Group):
     """Where the models are served."""
 
     url: str = Field("127.0.0.1:8001", description="gRPC address, host:port")
-    timeout_s: float = Field(60.0, gt=0, description="for one batch")
+    timeout_s: float = Field(
+        # Whoever waits less than the slowest model takes asks for ever; connections that died are noticed sooner.
+        300.0,
+        gt=0,
+        description="for one batch; a batch that takes longer is tried again in halves",
+    )
     classifier: str = Field("brain_mri_classifier", description="model that names the class")
     segmenter: str = Field("tumor_segmentation", description="ensemble that outlines the tumour")
 
@@ -116,6 +132,11 @@ class PolicySettings(Group):
         le=1,
         description="under `tumor_suspected`, the U-Net is not asked from this probability of `no_tumor` upwards",
     )
+    late: Literal["process", "uncertain"] = Field(
+        "process",
+        description="a scan whose deadline has passed when its turn comes is processed all the same, or is `uncertain` "
+        "without asking the models; its result is flagged `late` either way",
+    )
 
 
 class WorkerSettings(Group):
@@ -123,7 +144,23 @@ class WorkerSettings(Group):
 
     batch_scans: int = Field(16, gt=0, description="most scans in one batch")
     batches_in_flight: int = Field(3, gt=0, description="batches being worked on at once")
-    bytes_in_flight: int = Field(256 * MIB, gt=0, description="most message bytes being worked on")
+    bytes_in_flight: int = Field(
+        256 * MIB, gt=0, description="no more scans are taken while the unpublished ones hold this many bytes"
+    )
+    unpublished_scans: int = Field(
+        1024, gt=0, description="no more scans are taken while this many have no published result"
+    )
+    attempts: int = Field(
+        5,
+        ge=3,
+        description="workers that may die of one scan, the first two of them among others, before it is rejected",
+    )
+    join_timeout_s: float = Field(
+        15.0, gt=0, description="a worker that got no partition within this time counts as ready: there are none left"
+    )
+    revoke_timeout_s: float = Field(
+        10.0, gt=0, description="partitions that go to another worker are finished within this time or left to it"
+    )
     checkpoint_interval_s: float = Field(
         # Half of what a radiologist notices, and long enough that a commit costs under 1 % of a batch.
         0.2,

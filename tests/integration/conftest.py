@@ -34,6 +34,8 @@ def settings(stack: Stack, tmp_path: Path) -> Settings:
         kafka=KafkaSettings(
             bootstrap_servers=stack.kafka.bootstrap_servers,
             scans_topic=f"scans-{test}",
+            stat_topic=f"scans.stat-{test}",
+            replay_topic=f"scans.replay-{test}",
             results_topic=f"results-{test}",
             dead_topic=f"scans.dead-{test}",
             group_id=f"group-{test}",

@@ -6,7 +6,6 @@ import csv
 import os
 import re
 import signal
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from confluent_kafka import TopicPartition
 from deploy.local.stack import Stack
 from deploy.local.triton import Triton
 from deploy.local.worker import WorkerProcess
+from tests.conftest import wait_for
 from tests.integration.conftest import ROOT, SAMPLES, read_all_results
 from workers.dead import read_dead, redrive
 from workers.errors import Reason
@@ -30,13 +30,6 @@ from workers.settings import Settings, TritonSettings
 from workers.submission import Submitter, find_scans, submit_all
 
 Submit = Callable[..., list[str]]
-
-
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 90.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
-        time.sleep(0.1)
 
 
 def results_of(settings: Settings, count: int) -> list[ScanResult]:
