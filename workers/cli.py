@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +20,8 @@ from workers import __version__
 from workers.dead_commands import dead
 from workers.errors import Unavailable, UserError
 from workers.settings import load_settings
-from workers.submission import Found, Submitter, find_scans, read_manifest, submit_all
+from workers.submission import find_scans
+from workers.submit_command import nothing_to_send, submit
 from workers.terminal import JSON_OPTION, print_row, progress_bar, say, say_error, say_left_out
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -97,7 +97,7 @@ def run(
     found = find_scans(paths)
     say_left_out(found.left_out)
     if not found.submissions:
-        raise _nothing_to_send(found, paths)
+        raise nothing_to_send(found, paths)
     out = out.resolve()
     settings = load_settings(store={"uri": store or (out / "masks").as_uri()})
     models = _model_repository(model_repository)
@@ -166,44 +166,6 @@ def worker() -> None:
     logging.getLogger().setLevel(settings.worker.log_level)
     KAFKA_LOG.setLevel(logging.NOTSET)
     run_worker(settings)
-
-
-@main.command()
-@click.argument("paths", nargs=-1, metavar="[PATH…]")
-@click.option(
-    "--manifest",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="CSV or JSON Lines with `path` or `uri`, and `scan_id`, `patient_key` if wanted.",
-)
-@JSON_OPTION
-def submit(paths: tuple[str, ...], manifest: Path | None, as_json: bool) -> None:
-    """Send scans to the queue.
-
-    PATH is a file, a folder (with all below it) or a quoted glob pattern; or a manifest lists the scans. Exit code 0:
-    the broker has all of them; 1: some could not be sent (each is named).
-    """
-    from workers.kafka import create_topics, make_producer
-
-    if bool(paths) == bool(manifest):
-        raise UserError("give either PATHs or --manifest")
-    found = Found(read_manifest(manifest)) if manifest else find_scans(paths)
-    say_left_out(found.left_out)
-    if not found.submissions:
-        raise _nothing_to_send(found, paths or [str(manifest)])
-    settings = load_settings()
-    create_topics(settings.kafka)
-    with progress_bar() as progress:
-        task = progress.add_task("sent", total=len(found.submissions))
-        submitter = Submitter(make_producer(settings.kafka), settings.kafka, lambda: progress.advance(task))
-        queued = submit_all(submitter, found.submissions)
-    failures = [*submitter.failures, *found.unreadable]
-    for failure in failures:
-        say(f"not sent: {failure}")
-    if as_json:
-        for scan_id, scan in queued.items():
-            click.echo(json.dumps({"scan_id": scan_id, "source": scan.uri}))
-    say(f"{submitter.sent} of {len(found.submissions)} scans sent to {settings.kafka.scans_topic}")
-    click.get_current_context().exit(1 if failures else 0)
 
 
 @main.command()
@@ -287,6 +249,7 @@ def version(as_json: bool) -> None:
     click.echo(json.dumps(found) if as_json else "\n".join(f"{name} {value}" for name, value in found.items()))
 
 
+main.add_command(submit)
 main.add_command(dead)
 main.add_command(train)
 main.add_command(export)
@@ -318,12 +281,6 @@ def _own_model_repository() -> Path:
         if candidate.is_dir():
             return candidate
     raise UserError("no model repository comes with this installation: give --model-repository")
-
-
-def _nothing_to_send(found: Found, searched: Sequence[str]) -> UserError:
-    return UserError(
-        "there is nothing to send: " + "; ".join(found.unreadable or [f"no file in {', '.join(searched)}"])
-    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from workers.errors import Reason, UserError
+from workers.decoding.formats import identify
+from workers.errors import Reason, ScanRejected, UserError
 from workers.settings import load_settings
 from workers.terminal import JSON_OPTION, print_row, printable, say
 
@@ -22,22 +23,23 @@ def dead() -> None:
 
 
 @dead.command("list")
+@click.option("--all", "everything", is_flag=True, help="Also those that were sent again.")
 @JSON_OPTION
-def dead_list(as_json: bool) -> None:
-    """Rejected scans, grouped by reason (with --json: one line each)."""
+def dead_list(everything: bool, as_json: bool) -> None:
+    """Rejected scans that were not sent again, grouped by reason (with --json: one line each)."""
     from workers.dead import read_dead
 
     # One that was rejected again after a redrive is still one scan.
     groups: dict[tuple[Reason, str], dict[str, None]] = {}
-    for scan in read_dead(load_settings().kafka):
+    for scan in read_dead(load_settings().kafka, sent_again=everything):
         if as_json:
-            click.echo(scan.letter.model_dump_json())
+            click.echo(json.dumps(scan.letter.model_dump(mode="json") | {"attempt": scan.attempt}))
         groups.setdefault((scan.letter.code, scan.letter.step), {})[scan.letter.scan_id] = None
     if not as_json:
         table = Table("reason", "step", "scans", Column("for example", overflow="fold"))
         for (code, step), scan_ids in sorted(groups.items()):
             table.add_row(code, Text(step), str(len(scan_ids)), Text(printable(next(iter(scan_ids)))))
-        Console().print(table if groups else "no scan was rejected")
+        Console().print(table if groups else "no rejected scan waits" if not everything else "no scan was rejected")
 
 
 @dead.command("show")
@@ -53,11 +55,20 @@ def dead_show(scan_id: str, save: Path | None, as_json: bool) -> None:
     """
     from workers.dead import read_dead
 
-    scans = [scan for scan in read_dead(load_settings().kafka) if scan.letter.scan_id == scan_id]
+    settings = load_settings().kafka
+    scans = [scan for scan in read_dead(settings, sent_again=True) if scan.letter.scan_id == scan_id]
+    waiting = {scan.place for scan in read_dead(settings)} if scans else set()
     if not scans:
         raise UserError(f"no rejected scan has the id {scan_id}: `mristream dead list --json` lists them")
     for scan in scans:
-        facts = scan.letter.model_dump(mode="json") | {"bytes": len(scan.value or b"")}
+        content = scan.value or b""
+        facts = scan.letter.model_dump(mode="json") | {
+            "attempt": scan.attempt,
+            "sent_again": scan.place not in waiting,
+            "bytes": len(content),
+            "format": _format(content),
+            "begins_with": content[:16].hex(" "),
+        }
         headers = {name: (value or b"").decode(errors="replace") for name, value in scan.original_headers}
         if as_json:
             click.echo(json.dumps(facts | {"headers": headers}))
@@ -81,35 +92,37 @@ def dead_show(scan_id: str, save: Path | None, as_json: bool) -> None:
 def dead_redrive(reason: str | None, scan_ids: Sequence[str], dry_run: bool, as_json: bool) -> None:
     """Send rejected scans to the queue again.
 
-    They go byte for byte as they came, once what was wrong is mended: all, or those of one reason, or some. One that was
-    rejected more than once is sent once. Each scan sent gets a new final result. Exit code 1: some could not be sent.
+    They go byte for byte as they came, once what was wrong is mended: all, or those of one reason, or some. Each is sent
+    once: one that was rejected more than once too, and one that was sent again before is left out. Each gets a new final
+    result, whose `attempt` says that it replaces the rejection. Exit code 1: Kafka did not take all of them.
     """
-    from workers.dead import read_dead, redrive_all
-    from workers.kafka import make_producer
+    from workers.dead import Redrive, choose, read_dead
 
     settings = load_settings().kafka
-    # Their places alone: all that was ever rejected may not fit into memory.
-    chosen = {
-        scan.letter.scan_id: (scan.letter.code, scan.place)
-        for scan in read_dead(settings)
-        if (reason is None or scan.letter.code == reason) and (not scan_ids or scan.letter.scan_id in scan_ids)
-    }
-    unknown = set(scan_ids) - chosen.keys()
-    if unknown:
+    # First of all, so that what an earlier redrive still had under way is ended, and seen by what we read.
+    redrive = None if dry_run else Redrive(settings)
+    chosen = choose(read_dead(settings), reason, scan_ids)
+    if unknown := set(scan_ids) - chosen.keys():
         among = f"the scans rejected as {reason}" if reason else "the rejected scans"
-        raise UserError(f"not among {among}: {', '.join(map(printable, sorted(unknown)))}")
-    for scan_id, (code, _) in chosen.items():
+        raise UserError(
+            f"not among {among} that wait: {', '.join(map(printable, sorted(unknown)))} "
+            "(`mristream dead show` tells whether it was sent again)"
+        )
+    for scan_id, scan in chosen.items():
         if as_json:
-            click.echo(json.dumps({"scan_id": scan_id, "code": code}))
+            click.echo(json.dumps({"scan_id": scan_id, "code": scan.letter.code, "attempt": scan.attempt + 1}))
         else:
-            print_row(scan_id, code)
-    if dry_run:
+            print_row(scan_id, scan.letter.code)
+    if redrive is None:
         say(f"{len(chosen)} scans would be sent again")
         return
-    places = {place for _, place in chosen.values()}
-    again = (scan for scan in read_dead(settings) if scan.place in places)
-    failures = redrive_all(again, make_producer(settings), settings) if chosen else []
-    for failure in failures:
-        say(f"not sent: {failure}")
-    say(f"{len(chosen) - len(failures)} scans sent again")
-    click.get_current_context().exit(1 if failures else 0)
+    places = {scan.place for scan in chosen.values()}
+    sent = redrive.send(scan for scan in read_dead(settings) if scan.place in places) if chosen else 0
+    say(f"{sent} scans sent again")
+
+
+def _format(content: bytes) -> str:
+    try:
+        return identify(content).value
+    except ScanRejected as problem:
+        return problem.message

@@ -105,6 +105,9 @@ def run_scans(
     try:
         with Stack(servers, model_repository=model_repository, report=report) as stack:
             settings = _with_addresses(settings, stack)
+            # All scans come at once here: lanes would only cost time.
+            one_lane = settings.kafka.model_copy(update={"stat_topic": None, "replay_topic": None})
+            settings = settings.model_copy(update={"kafka": one_lane})
             create_topics(settings.kafka)
             with _PatientWorker(servers, settings) as worker:
                 return _Run(found, settings.kafka, stack, worker, report, advance).stream(out / RESULTS)

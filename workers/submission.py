@@ -11,6 +11,7 @@ import mimetypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -18,7 +19,7 @@ from urllib.parse import unquote, urlparse
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from workers.errors import UserError
-from workers.messages import REFERENCE_CONTENT_TYPE, SCAN_TYPE, Reference
+from workers.messages import DEADLINE_HEADER, REFERENCE_CONTENT_TYPE, SCAN_TYPE, Reference
 from workers.settings import KafkaSettings
 
 
@@ -98,11 +99,20 @@ class Submitter:
     sentence for each of the others; `sent` counts what the broker has taken."""
 
     def __init__(
-        self, producer: Producer, settings: KafkaSettings, on_delivery: Callable[[], None] = lambda: None
+        self,
+        producer: Producer,
+        settings: KafkaSettings,
+        on_delivery: Callable[[], None] = lambda: None,
+        *,
+        topic: str | None = None,
+        deadline: datetime | None = None,
     ) -> None:
+        """`topic` is that of routine scans if not given; `deadline` is when their results are needed."""
         self._producer = producer
         self._settings = settings
         self._on_delivery = on_delivery
+        self._topic = topic or settings.scans_topic
+        self._deadline = deadline
         self.queued: dict[str, Submission] = {}
         self.failures: list[str] = []
         self.sent = 0
@@ -125,11 +135,13 @@ class Submitter:
             "ce_type": SCAN_TYPE,
             "content-type": content_type,
         }
+        if self._deadline is not None:
+            headers[DEADLINE_HEADER] = self._deadline.isoformat()
         self.queued[scan_id] = scan
         while True:
             try:
                 self._producer.produce(
-                    self._settings.scans_topic,
+                    self._topic,
                     key=(scan.patient_key or scan_id).encode(),
                     value=value,
                     headers=[(name, text.encode()) for name, text in headers.items()],

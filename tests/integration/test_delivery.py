@@ -22,7 +22,7 @@ from deploy.local.triton import Triton
 from deploy.local.worker import WorkerProcess
 from tests.conftest import wait_for
 from tests.integration.conftest import ROOT, SAMPLES, read_all_results
-from workers.dead import read_dead, redrive
+from workers.dead import Redrive, read_dead
 from workers.errors import Reason
 from workers.kafka import create_topics, make_consumer, make_producer
 from workers.messages import ScanResult, Status
@@ -168,9 +168,7 @@ def test_rejected_scans_keep_their_bytes_and_can_be_sent_again(
     with WorkerProcess(tmp_path / "worker", settings) as worker:
         results = results_of(settings, 3)
         dead = {scan.letter.code: scan for scan in read_dead(settings.kafka)}
-        producer = make_producer(settings.kafka)
-        redrive(dead[Reason.DAMAGED], producer, settings.kafka)
-        assert producer.flush(10) == 0
+        assert Redrive(settings.kafka).send([dead[Reason.DAMAGED]]) == 1
         again = results_of(settings, 4)
         assert b'mristream_rejects_total{reason="damaged",step="decode"} 2.0' in metrics(worker)
 
@@ -178,7 +176,9 @@ def test_rejected_scans_keep_their_bytes_and_can_be_sent_again(
     assert {r.reason.code for r in results if r.reason} == {Reason.EMPTY, Reason.UNSUPPORTED_FORMAT, Reason.DAMAGED}
     assert dead[Reason.DAMAGED].value == (bad / "cut.jpg").read_bytes()
     assert dict(dead[Reason.DAMAGED].original_headers)["ce_source"] == (bad / "cut.jpg").as_uri().encode()
-    assert len(again) == 4
+    assert [r.attempt for r in again].count(2) == 1, "a result says that it replaces a rejection"
+    assert len(list(read_dead(settings.kafka))) == 3, "what was rejected again waits again, once"
+    assert len(list(read_dead(settings.kafka, sent_again=True))) == 4
 
 
 def test_large_scans_are_read_by_reference(settings: Settings, tmp_path: Path) -> None:
