@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import socket
 import uuid
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection
+from confluent_kafka.admin import AdminClient, NewTopic, TopicDescription  # type: ignore[attr-defined]
 
 from workers.errors import Unavailable, UserError
 from workers.settings import MIB, KafkaSettings
@@ -19,13 +22,44 @@ LARGEST_MESSAGE = 64 * MIB
 # The client fetches ahead at most this much per consumer: enough to keep batches full, small beside the worker itself.
 FETCH_AHEAD_KIB = 32 * 1024
 ADMIN_TIMEOUT_S = 15.0
+Config = dict[str, str | int | float | bool]
+Client = TypeVar("Client", Consumer, Producer, AdminClient)
+
+_DENIED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 _NO_ANSWER = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
+
+
+def connection(settings: KafkaSettings) -> dict[str, str]:
+    """What every client needs to know to reach the brokers and to log in, in librdkafka's words.
+
+    The password's file is read anew each time. Raises UserError if it can't be.
+    """
+    is_oauth = settings.sasl_mechanism == "OAUTHBEARER"
+    names = {
+        "bootstrap.servers": settings.bootstrap_servers,
+        "security.protocol": settings.security_protocol,
+        "ssl.ca.location": settings.ca_file,
+        "ssl.certificate.location": settings.cert_file,
+        "ssl.key.location": settings.key_file,
+        "sasl.mechanism": settings.sasl_mechanism,
+        "sasl.oauthbearer.method": "oidc" if is_oauth else None,
+        "sasl.oauthbearer.token.endpoint.url": settings.oauth_token_url,
+        "sasl.oauthbearer.scope": settings.oauth_scope,
+        "sasl.oauthbearer.client.id" if is_oauth else "sasl.username": settings.username,
+        "sasl.oauthbearer.client.secret" if is_oauth else "sasl.password": settings.read_password(),
+    }
+    given = {name: str(value) for name, value in names.items() if value is not None}
+    return given | {name: value.get_secret_value() for name, value in settings.client.items()}
+
+
+def make_admin(settings: KafkaSettings, logger: logging.Logger = log) -> AdminClient:
+    """A client that asks about topics and makes them."""
+    return _make(AdminClient, settings, {}, logger)
 
 
 def make_consumer(settings: KafkaSettings) -> Consumer:
     """A consumer of the worker's group; offsets are committed by the publisher's transactions only."""
-    config: dict[str, str | int | float | bool] = {
-        "bootstrap.servers": settings.bootstrap_servers,
+    config: Config = {
         "group.id": settings.group_id,
         "group.protocol": settings.group_protocol,
         "client.id": f"mristream-{socket.gethostname()}",
@@ -40,7 +74,7 @@ def make_consumer(settings: KafkaSettings) -> Consumer:
     }
     if settings.group_protocol == "classic":
         config["partition.assignment.strategy"] = "cooperative-sticky"
-    return Consumer({**config, **settings.client}, logger=log)
+    return _make(Consumer, settings, config)
 
 
 def transactional_id(settings: KafkaSettings) -> str:
@@ -51,39 +85,30 @@ def transactional_id(settings: KafkaSettings) -> str:
 def make_transactional_producer(settings: KafkaSettings, transactional_id: str) -> Producer:
     """The publisher's producer."""
     timeout_ms = int(settings.transaction_timeout_s * 1000)
-    return Producer(
+    return _make(
+        Producer,
+        settings,
         {
-            "bootstrap.servers": settings.bootstrap_servers,
             "transactional.id": transactional_id,
             "transaction.timeout.ms": timeout_ms,
             # The client insists that a message's own patience ends before its transaction's.
             "message.timeout.ms": timeout_ms,
             "message.max.bytes": LARGEST_MESSAGE,
             "linger.ms": 0,
-            **settings.client,
         },
-        logger=log,
     )
 
 
 def make_producer(settings: KafkaSettings) -> Producer:
     """An idempotent producer for scans."""
-    return Producer(
-        {
-            "bootstrap.servers": settings.bootstrap_servers,
-            "enable.idempotence": True,
-            "message.max.bytes": LARGEST_MESSAGE,
-            "linger.ms": 5,
-            **settings.client,
-        },
-        logger=log,
+    return _make(
+        Producer, settings, {"enable.idempotence": True, "message.max.bytes": LARGEST_MESSAGE, "linger.ms": 5}
     )
 
 
 def make_reader(settings: KafkaSettings, group_id: str, **more: str | int | bool) -> Consumer:
     """A consumer that sees committed messages only and commits nothing."""
-    config: dict[str, str | int | float | bool] = {
-        "bootstrap.servers": settings.bootstrap_servers,
+    config: Config = {
         "group.id": group_id,
         "enable.auto.commit": False,
         "auto.offset.reset": "earliest",
@@ -91,20 +116,25 @@ def make_reader(settings: KafkaSettings, group_id: str, **more: str | int | bool
         "enable.partition.eof": True,
         "receive.message.max.bytes": 2 * LARGEST_MESSAGE,
     }
-    return Consumer({**config, **more, **settings.client}, logger=log)
+    return _make(Consumer, settings, config | more)
 
 
 def create_topics(settings: KafkaSettings) -> list[str]:
     """Create the topics that are missing, and return their names.
 
+    Topics that Kafka doesn't show us are passed over: who sends scans need not even know where results go.
     Raises Unavailable while no broker answers, and UserError if it refuses.
 
     Each partition of `results` and `scans.dead` may be as large as the scans' own, so all get the same count.
     """
-    admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers, **settings.client}, logger=log)
+    admin = make_admin(settings)
     names = (settings.scans_topic, settings.results_topic, settings.dead_topic)
+    wanted: list[NewTopic] = []
     try:
-        existing = admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
+        topics = find_topics(admin, names)
+        hidden = [name for name, topic in topics.items() if topic is Hidden.NOT_ALLOWED]
+        if hidden:
+            log.warning("Kafka lets us neither read, write nor see %s: see docs/security.md", ", ".join(hidden))
         wanted = [
             NewTopic(
                 name,
@@ -112,17 +142,55 @@ def create_topics(settings: KafkaSettings) -> list[str]:
                 replication_factor=-1,
                 config={"max.message.bytes": str(LARGEST_MESSAGE)},
             )
-            for name in names
-            if name not in existing
+            for name, topic in topics.items()
+            if topic is Hidden.MISSING
         ]
         for future in admin.create_topics(wanted, operation_timeout=ADMIN_TIMEOUT_S).values() if wanted else ():
             future.result(ADMIN_TIMEOUT_S)
     except KafkaException as problem:
-        if problem.args[0].code() in _NO_ANSWER:
+        error = problem.args[0]
+        if error.code() in _NO_ANSWER:
             raise Unavailable(
                 "kafka", f"no Kafka answers at {settings.bootstrap_servers}: is the address right?"
             ) from problem
+        missing = ", ".join(topic.topic for topic in wanted) or ", ".join(names)
+        advice = ": create them beforehand, or give us the right to" if error.code() in _DENIED else ""
         raise UserError(
-            f"the topics {', '.join(names)} can't be created at {settings.bootstrap_servers}: {problem.args[0].str()}"
+            f"the topics {missing} can't be created at {settings.bootstrap_servers} ({error.str()}){advice}"
         ) from problem
     return [topic.topic for topic in wanted]
+
+
+class Hidden(Enum):
+    """Why there is nothing to say about a topic."""
+
+    MISSING = "missing"
+    NOT_ALLOWED = "not allowed"
+
+
+def find_topics(admin: AdminClient, names: Sequence[str]) -> dict[str, TopicDescription | Hidden]:
+    """What Kafka says of each topic, with `authorized_operations`. Raises KafkaException while it says nothing."""
+    found: dict[str, TopicDescription | Hidden] = {}
+    asked = admin.describe_topics(
+        TopicCollection(list(names)), include_authorized_operations=True, request_timeout=ADMIN_TIMEOUT_S
+    )
+    for name, future in asked.items():
+        try:
+            found[name] = future.result(ADMIN_TIMEOUT_S)
+        except KafkaException as problem:
+            match problem.args[0].code():
+                case KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    found[name] = Hidden.MISSING
+                case KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    found[name] = Hidden.NOT_ALLOWED
+                case _:
+                    raise
+    return found
+
+
+def _make(kind: Callable[..., Client], settings: KafkaSettings, config: Config, logger: logging.Logger = log) -> Client:
+    """A client with what all share; what the user wrote in `kafka.client` wins. Raises UserError if it can't be made."""
+    try:
+        return kind({**config, **connection(settings)}, logger=logger)
+    except KafkaException as problem:
+        raise UserError(f"the settings of kafka can't work: {problem.args[0].str()}") from problem
