@@ -232,7 +232,7 @@ class TestReferencesToS3:
         content = os.urandom(3_000_000)
         uri = put_scan(name, content)
 
-        assert Sources(max_bytes=3_000_000).read(Reference(uri=uri, bytes=3_000_000)) == content
+        assert Sources(max_bytes=3_000_000, allowed_prefixes=["s3://"]).read(Reference(uri=uri, bytes=3_000_000)) == content
 
     @pytest.mark.parametrize(
         ("uri", "reason"),
@@ -251,7 +251,7 @@ class TestReferencesToS3:
     )
     def test_a_reference_to_nothing_is_rejected(self, s3_client: S3, uri: str, reason: Reason) -> None:
         with pytest.raises(ScanRejected) as raised:
-            Sources(max_bytes=100).read(Reference(uri=uri))
+            Sources(max_bytes=100, allowed_prefixes=["s3://"]).read(Reference(uri=uri))
 
         assert raised.value.reason == reason
         assert "png" not in raised.value.message
@@ -260,7 +260,7 @@ class TestReferencesToS3:
         uri = put_scan("large", bytes(1001))
 
         with pytest.raises(ScanRejected, match="1,001 bytes; this worker takes at most 1,000") as raised:
-            Sources(max_bytes=1000).read(Reference(uri=uri))
+            Sources(max_bytes=1000, allowed_prefixes=["s3://"]).read(Reference(uri=uri))
 
         assert raised.value.reason == Reason.TOO_LARGE
 
@@ -268,7 +268,7 @@ class TestReferencesToS3:
         uri = put_scan("changed", b"new")
 
         with pytest.raises(ScanRejected) as raised:
-            Sources(max_bytes=1000).read(Reference(uri=uri, sha256="0" * 64))
+            Sources(max_bytes=1000, allowed_prefixes=["s3://"]).read(Reference(uri=uri, sha256="0" * 64))
 
         assert raised.value.reason == Reason.DIGEST_MISMATCH
 
@@ -293,7 +293,7 @@ class TestReferencesToS3:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
 
         with pytest.raises(Unavailable, match="check the credentials"):
-            Sources(max_bytes=100).read(Reference(uri=uri))
+            Sources(max_bytes=100, allowed_prefixes=["s3://"]).read(Reference(uri=uri))
 
     def test_a_server_that_is_down_is_an_outage(self, monkeypatch: pytest.MonkeyPatch) -> None:
         use(
@@ -302,4 +302,4 @@ class TestReferencesToS3:
         )
 
         with pytest.raises(Unavailable, match="Check the endpoint"):
-            Sources(max_bytes=100, timeout_s=2).read(Reference(uri="s3://scans/Smith_John.png"))
+            Sources(max_bytes=100, allowed_prefixes=["s3://"], timeout_s=2).read(Reference(uri="s3://scans/Smith_John.png"))
