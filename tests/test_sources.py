@@ -50,7 +50,10 @@ def test_a_file_is_read_whatever_its_name(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(CONTENT)
 
-    assert Sources(100, allowed_prefixes=ANYWHERE).read(Reference(uri=path.as_uri(), bytes=len(CONTENT), sha256=DIGEST)) == CONTENT
+    assert (
+        Sources(100, allowed_prefixes=ANYWHERE).read(Reference(uri=path.as_uri(), bytes=len(CONTENT), sha256=DIGEST))
+        == CONTENT
+    )
 
 
 @pytest.mark.parametrize("form", ["file://{}", "FILE://{}", "file://localhost{}", "file:///..{}", "file:///x/%2e%2e{}"])
@@ -137,7 +140,10 @@ def test_links_are_followed_except_in_circles_and_into_the_kernel(tmp_path: Path
 
 
 def test_a_name_longer_than_the_system_allows_is_rejected(tmp_path: Path) -> None:
-    assert rejection(Sources(100, allowed_prefixes=ANYWHERE), (tmp_path / ("x" * 3000)).as_uri()).reason == Reason.BAD_REFERENCE
+    assert (
+        rejection(Sources(100, allowed_prefixes=ANYWHERE), (tmp_path / ("x" * 3000)).as_uri()).reason
+        == Reason.BAD_REFERENCE
+    )
 
 
 def test_a_large_file_is_rejected_before_it_is_read(tmp_path: Path) -> None:
@@ -165,7 +171,10 @@ def test_a_file_that_was_changed_is_rejected_with_both_digests(scan: Path) -> No
 
 @pytest.mark.parametrize("expected", [0, len(CONTENT) - 1, len(CONTENT) + 1])
 def test_a_file_of_another_length_is_rejected(scan: Path, expected: int) -> None:
-    assert rejection(Sources(100, allowed_prefixes=ANYWHERE), scan.as_uri(), bytes=expected).reason == Reason.DIGEST_MISMATCH
+    assert (
+        rejection(Sources(100, allowed_prefixes=ANYWHERE), scan.as_uri(), bytes=expected).reason
+        == Reason.DIGEST_MISMATCH
+    )
 
 
 @pytest.mark.parametrize(

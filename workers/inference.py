@@ -19,6 +19,7 @@ from workers.decoding.fit import MODEL_SIDE
 from workers.errors import Unavailable
 from workers.messages import ModelVersion
 from workers.settings import TritonSettings
+from workers.triton_channel import open_channel
 
 # How long a model update may go unnoticed in results. One metadata request in this time costs nothing.
 MODELS_REFRESH_S = 5.0
@@ -58,7 +59,7 @@ class TritonModels:
     def __init__(self, settings: TritonSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
-        self._client = triton.InferenceServerClient(settings.url, channel_args=_channel_args(settings.url))
+        self._client = open_channel(settings)
         self._served: ServedModels | None = None
         self._served_at = 0.0
         self._lock = threading.Lock()
@@ -152,9 +153,3 @@ class TritonModels:
         if error.status() in _OUR_FAULT:
             return RuntimeError(f"Triton refuses our request to {model}: {error.message()}")
         return Unavailable("triton", f"{model} at {self._settings.url}: {error.message()}")
-
-
-def _channel_args(url: str) -> list[tuple[str, int]]:
-    """gRPC would ask a proxy of the environment even for this very machine; no proxy can reach that."""
-    host = url.rpartition(":")[0]
-    return [("grpc.enable_http_proxy", 0)] if host in ("127.0.0.1", "localhost", "[::1]") else []

@@ -22,10 +22,10 @@ LARGEST_MESSAGE = 64 * MIB
 # The client fetches ahead at most this much per consumer: enough to keep batches full, small beside the worker itself.
 FETCH_AHEAD_KIB = 32 * 1024
 ADMIN_TIMEOUT_S = 15.0
-Config = dict[str, str | int | float | bool]
+Config = dict[str, str | int | float | bool | Callable[[KafkaError], None]]
 Client = TypeVar("Client", Consumer, Producer, AdminClient)
 
-_DENIED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+_TURNED_AWAY = (KafkaError._AUTHENTICATION, KafkaError._SSL)
 _NO_ANSWER = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
 
 
@@ -50,11 +50,6 @@ def connection(settings: KafkaSettings) -> dict[str, str]:
     }
     given = {name: str(value) for name, value in names.items() if value is not None}
     return given | {name: value.get_secret_value() for name, value in settings.client.items()}
-
-
-def make_admin(settings: KafkaSettings, logger: logging.Logger = log) -> AdminClient:
-    """A client that asks about topics and makes them."""
-    return _make(AdminClient, settings, {}, logger)
 
 
 def make_consumer(settings: KafkaSettings) -> Consumer:
@@ -101,9 +96,7 @@ def make_transactional_producer(settings: KafkaSettings, transactional_id: str) 
 
 def make_producer(settings: KafkaSettings) -> Producer:
     """An idempotent producer for scans."""
-    return _make(
-        Producer, settings, {"enable.idempotence": True, "message.max.bytes": LARGEST_MESSAGE, "linger.ms": 5}
-    )
+    return _make(Producer, settings, {"enable.idempotence": True, "message.max.bytes": LARGEST_MESSAGE, "linger.ms": 5})
 
 
 def make_reader(settings: KafkaSettings, group_id: str, **more: str | int | bool) -> Consumer:
@@ -119,48 +112,6 @@ def make_reader(settings: KafkaSettings, group_id: str, **more: str | int | bool
     return _make(Consumer, settings, config | more)
 
 
-def create_topics(settings: KafkaSettings) -> list[str]:
-    """Create the topics that are missing, and return their names.
-
-    Topics that Kafka doesn't show us are passed over: who sends scans need not even know where results go.
-    Raises Unavailable while no broker answers, and UserError if it refuses.
-
-    Each partition of `results` and `scans.dead` may be as large as the scans' own, so all get the same count.
-    """
-    admin = make_admin(settings)
-    names = (settings.scans_topic, settings.results_topic, settings.dead_topic)
-    wanted: list[NewTopic] = []
-    try:
-        topics = find_topics(admin, names)
-        hidden = [name for name, topic in topics.items() if topic is Hidden.NOT_ALLOWED]
-        if hidden:
-            log.warning("Kafka lets us neither read, write nor see %s: see docs/security.md", ", ".join(hidden))
-        wanted = [
-            NewTopic(
-                name,
-                num_partitions=settings.partitions,
-                replication_factor=-1,
-                config={"max.message.bytes": str(LARGEST_MESSAGE)},
-            )
-            for name, topic in topics.items()
-            if topic is Hidden.MISSING
-        ]
-        for future in admin.create_topics(wanted, operation_timeout=ADMIN_TIMEOUT_S).values() if wanted else ():
-            future.result(ADMIN_TIMEOUT_S)
-    except KafkaException as problem:
-        error = problem.args[0]
-        if error.code() in _NO_ANSWER:
-            raise Unavailable(
-                "kafka", f"no Kafka answers at {settings.bootstrap_servers}: is the address right?"
-            ) from problem
-        missing = ", ".join(topic.topic for topic in wanted) or ", ".join(names)
-        advice = ": create them beforehand, or give us the right to" if error.code() in _DENIED else ""
-        raise UserError(
-            f"the topics {missing} can't be created at {settings.bootstrap_servers} ({error.str()}){advice}"
-        ) from problem
-    return [topic.topic for topic in wanted]
-
-
 class Hidden(Enum):
     """Why there is nothing to say about a topic."""
 
@@ -168,24 +119,84 @@ class Hidden(Enum):
     NOT_ALLOWED = "not allowed"
 
 
-def find_topics(admin: AdminClient, names: Sequence[str]) -> dict[str, TopicDescription | Hidden]:
-    """What Kafka says of each topic, with `authorized_operations`. Raises KafkaException while it says nothing."""
+def find_topics(
+    settings: KafkaSettings, names: Sequence[str], logger: logging.Logger = log
+) -> dict[str, TopicDescription | Hidden]:
+    """What Kafka says of each topic, with its `partitions` and our `authorized_operations`.
+
+    Raises Unavailable while no broker answers or lets us in.
+    """
+    problems: list[KafkaError] = []
+    admin = _make(AdminClient, settings, {"error_cb": problems.append}, logger)
     found: dict[str, TopicDescription | Hidden] = {}
     asked = admin.describe_topics(
         TopicCollection(list(names)), include_authorized_operations=True, request_timeout=ADMIN_TIMEOUT_S
     )
     for name, future in asked.items():
         try:
-            found[name] = future.result(ADMIN_TIMEOUT_S)
+            found[name] = future.result(2 * ADMIN_TIMEOUT_S)
         except KafkaException as problem:
-            match problem.args[0].code():
-                case KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    found[name] = Hidden.MISSING
-                case KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                    found[name] = Hidden.NOT_ALLOWED
-                case _:
-                    raise
+            error = problem.args[0]
+            if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                found[name] = Hidden.MISSING
+            elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                found[name] = Hidden.NOT_ALLOWED
+            else:
+                admin.poll(0)
+                reason = next((each for each in problems if each.code() in _TURNED_AWAY), error)
+                raise _unavailable(settings, reason) from problem
     return found
+
+
+def create_topics(settings: KafkaSettings) -> list[str]:
+    """Create the topics that are missing, and return their names.
+
+    Topics that Kafka hides from us are passed over: who sends scans need not even know where results go.
+    Raises Unavailable while no broker answers, and UserError if it refuses.
+
+    Each partition of `results` and `scans.dead` may be as large as the scans' own, so all get the same count.
+    """
+    topics = find_topics(settings, (settings.scans_topic, settings.results_topic, settings.dead_topic))
+    hidden = [name for name, topic in topics.items() if topic is Hidden.NOT_ALLOWED]
+    if hidden:
+        log.warning("Kafka lets us neither read nor write %s: should it? See docs/security.md", ", ".join(hidden))
+    missing = [name for name, topic in topics.items() if topic is Hidden.MISSING]
+    if not missing:
+        return []
+    wanted = [
+        NewTopic(
+            name,
+            num_partitions=settings.partitions,
+            replication_factor=-1,
+            config={"max.message.bytes": str(LARGEST_MESSAGE)},
+        )
+        for name in missing
+    ]
+    admin = _make(AdminClient, settings, {})
+    try:
+        for future in admin.create_topics(wanted, operation_timeout=ADMIN_TIMEOUT_S).values():
+            future.result(ADMIN_TIMEOUT_S)
+    except KafkaException as problem:
+        error = problem.args[0]
+        if error.code() in _NO_ANSWER:
+            raise _unavailable(settings, error) from problem
+        raise UserError(
+            f"the topics {', '.join(missing)} are not there and can't be created at {settings.bootstrap_servers}: "
+            f"{error.str()}"
+        ) from problem
+    return missing
+
+
+def _unavailable(settings: KafkaSettings, error: KafkaError) -> Unavailable:
+    if error.code() in _TURNED_AWAY:
+        return Unavailable(
+            "kafka", f"no way into Kafka at {settings.bootstrap_servers}: {error.str()} (see docs/security.md)"
+        )
+    return Unavailable(
+        "kafka",
+        f"no Kafka answers at {settings.bootstrap_servers} ({error.str()}): is it running, and is "
+        "MRISTREAM_KAFKA__BOOTSTRAP_SERVERS its address?",
+    )
 
 
 def _make(kind: Callable[..., Client], settings: KafkaSettings, config: Config, logger: logging.Logger = log) -> Client:

@@ -34,7 +34,7 @@ def run_worker(settings: Settings) -> None:
         metrics = Metrics()
         patience = Patience(metrics, log.warning)
         models = resources.enter_context(TritonModels(settings.triton))
-        store = resources.enter_context(open_store(settings.store.uri, settings.store.timeout_s))
+        store = resources.enter_context(open_store(settings.store))
         decoder = resources.enter_context(Decoder(settings.decode))
         sources = Sources(
             settings.decode.max_bytes,

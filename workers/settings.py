@@ -46,7 +46,7 @@ Secret = Annotated[SecretStr, PlainSerializer(_shown, when_used="json")]
 class Group(BaseModel):
     """Settings that belong together; a misspelt name is an error, not a silence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 def _check_pair(cert_file: Path | None, key_file: Path | None) -> None:
@@ -189,8 +189,10 @@ class StoreSettings(Group):
         except ValueError:
             # Not the cause: it may repeat the password.
             raise ValueError("the address can't be read") from None
-        if parts.scheme.lower() not in ("redis", "rediss") or "@" not in parts.netloc:
+        if "@" not in parts.netloc:
             return given
+        if parts.scheme.lower() not in ("redis", "rediss"):
+            raise ValueError("only a redis:// or rediss:// address can hold a login")
         login = {"username": parts.username, "password": parts.password}
         named = {name: unquote(text) for name, text in login.items() if text}
         bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
@@ -276,6 +278,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
+        hide_input_in_errors=True,
         nested_model_default_partial_update=True,
     )
 

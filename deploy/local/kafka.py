@@ -20,6 +20,8 @@ _JARS = Path(__file__).parent / "jars" / "kafka.txt"
 MESSAGE_MAX_BYTES = 70_000_000
 # A probe answers in milliseconds once the broker is there; until then another server may be waiting for its own.
 _PROBE_TIMEOUT_S = 0.5
+# A new JVM takes its time for the first handshakes, and another one meanwhile makes that longer.
+_TLS_PROBE_TIMEOUT_S = 5.0
 _JVM = (
     "-Xmx512m",
     # The single-threaded collector and the quick compiler: it starts sooner and leaves the cores to the models.
@@ -77,7 +79,10 @@ class Kafka(Server):
 
     def admin_configuration(self) -> dict[str, str]:
         """librdkafka's settings of a client that may do everything."""
-        return {"bootstrap.servers": self.bootstrap_servers, **(self._security.administration() if self._security else {})}
+        return {
+            "bootstrap.servers": self.bootstrap_servers,
+            **(self._security.administration() if self._security else {}),
+        }
 
     def provision(self, report: Report = silent) -> None:
         """Download Kafka's jars if the cache hasn't got them, and verify them."""
@@ -108,7 +113,8 @@ class Kafka(Server):
         # Until it listens, each try to connect would be a line on our standard error.
         client = AdminClient({**self.admin_configuration(), "log_level": 0, "reconnect.backoff.ms": 50})
         try:
-            return bool(client.list_topics(timeout=_PROBE_TIMEOUT_S).brokers)
+            timeout_s = _TLS_PROBE_TIMEOUT_S if self._security else _PROBE_TIMEOUT_S
+            return bool(client.list_topics(timeout=timeout_s).brokers)
         except KafkaException:
             return False
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -29,17 +28,14 @@ _AUDIENCE = "kafka"
 
 @dataclass(frozen=True)
 class Broker:
-    """A running Kafka, who signs its certificates, where its OAuth tokens come from, and each user's password."""
+    """A running Kafka, a client that may do everything, who signs its certificates, where its OAuth tokens come from,
+    and each user's password."""
 
     server: Kafka
+    admin: AdminClient
     authority: Authority
     provider: IdentityProvider
     passwords: dict[str, str]
-
-    @property
-    def admin(self) -> AdminClient:
-        """A client that may do everything."""
-        return AdminClient(self.server.admin_configuration())
 
     def login(self, user: str, **more: object) -> KafkaSettings:
         """Settings of `user`, who logs in by SCRAM."""
@@ -77,9 +73,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
             audience=_AUDIENCE,
         )
         with Kafka(tmp_path_factory.mktemp("kafka"), security=security) as server:
-            broker = Broker(server, authority, provider, passwords)
-            add_users(broker.admin, passwords)
-            yield broker
+            administrator = AdminClient(server.admin_configuration())
+            add_users(administrator, passwords)
+            yield Broker(server, administrator, authority, provider, passwords)
 
 
 def add_users(admin: AdminClient, passwords: dict[str, str]) -> None:

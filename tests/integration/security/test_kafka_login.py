@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.integration.security.conftest import Broker
-from workers.errors import Unavailable, UserError
-from workers.kafka import create_topics, find_topics, make_admin
+from workers.kafka import find_topics
 from workers.settings import KafkaSettings
 
 
 def ask(settings: KafkaSettings) -> None:
     """Raise unless the broker lets us in; to find that we may do nothing there is enough."""
-    find_topics(make_admin(settings), ["scans"])
+    find_topics(settings, ["scans"])
 
 
 def tls(broker: Broker, **more: object) -> KafkaSettings:
