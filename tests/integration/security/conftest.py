@@ -1,10 +1,12 @@
-"""One Kafka that trusts nobody for all tests here, with a user for each role."""
+"""One Kafka, Triton and Redis for all tests here, none of which trusts anybody."""
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -17,10 +19,13 @@ from pydantic import SecretStr
 
 from deploy.local.kafka import Kafka
 from deploy.local.kafka_security import KafkaSecurity
+from deploy.local.redis import Redis, RedisSecurity
+from deploy.local.triton import Triton, TritonSecurity
 from tests.integration.security.certificates import Authority
 from tests.integration.security.identity_provider import IdentityProvider
 from workers.settings import KafkaSettings
 
+ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 30.0
 ROLES = ("worker", "submitter", "reader", "redriver", "replayer")
 _AUDIENCE = "kafka"
@@ -76,6 +81,38 @@ def broker(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
             administrator = AdminClient(server.admin_configuration())
             add_users(administrator, passwords)
             yield Broker(server, administrator, authority, provider, passwords)
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Triton]:
+    """With all models, for clients with a certificate."""
+    server, client = authority.issue("triton"), authority.issue("client")
+    security = TritonSecurity(
+        authority.ca_file, (server.cert_file, server.key_file), (client.cert_file, client.key_file)
+    )
+    with Triton(tmp_path_factory.mktemp("triton"), ROOT / "model_repository", security=security) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Redis]:
+    """For clients with a certificate."""
+    server, client = authority.issue("redis"), authority.issue("client")
+    security = RedisSecurity(
+        authority.ca_file, (server.cert_file, server.key_file), (client.cert_file, client.key_file)
+    )
+    with Redis(tmp_path_factory.mktemp("redis"), security=security) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def redis_password(redis: Redis) -> str:
+    """Of the user `mristream`, made by the command in docs/security.md."""
+    password = secrets.token_urlsafe(24)
+    [command] = re.findall(r"^```redis\n(.*)\n```", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE)
+    with redis.admin() as admin:
+        admin.execute_command(*command.replace("PASSWORD", password).split())
+    return password
 
 
 def add_users(admin: AdminClient, passwords: dict[str, str]) -> None:
