@@ -21,6 +21,7 @@ from workers.report import RunFacts, write_report
 from workers.report.html import MOST_PICTURES, Shown, choose, percent, plain, render, section_of
 from workers.report.overlays import OVERLAY_SIDE, Picture, drawing_size, outlines_of
 from workers.report.writing import overlay_names
+from workers.settings import StoreSettings
 from workers.stores import MaskStore, mask_key, open_store
 from workers.verdict import encode_mask, measure_mask
 
@@ -49,7 +50,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[MaskStore]:
-    with open_store((tmp_path / "masks").as_uri(), timeout_s=5) as opened:
+    with open_store(StoreSettings(uri=(tmp_path / "masks").as_uri())) as opened:
         yield opened
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.permissions import ordinary_user
 from workers.errors import Unavailable, UserError
+from workers.settings import StoreSettings
 from workers.stores import MaskStore, mask_key, open_store
 
 BATCH = [(mask_key(f"scan {number}", "file", "models"), b"mask" * 2000) for number in range(16)]
@@ -23,7 +24,7 @@ BATCH = [(mask_key(f"scan {number}", "file", "models"), b"mask" * 2000) for numb
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[MaskStore]:
-    with open_store((tmp_path / "masks").as_uri(), 1) as store:
+    with open_store(StoreSettings(uri=(tmp_path / "masks").as_uri(), timeout_s=1)) as store:
         yield store
 
 
@@ -85,7 +86,7 @@ def test_a_folder_of_masks_that_was_removed_is_made_again(store: MaskStore, tmp_
 
 
 def test_a_directory_that_is_closed_to_the_worker_is_unavailable() -> None:
-    with ordinary_user() as folder, open_store((folder / "masks").as_uri(), 1) as store:
+    with ordinary_user() as folder, open_store(StoreSettings(uri=(folder / "masks").as_uri(), timeout_s=1)) as store:
         store.put_many(BATCH)
         (folder / "masks" / ".incoming").chmod(0o500)
 
@@ -106,7 +107,7 @@ def test_a_path_under_a_file_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with pytest.raises(UserError, match=r"Not a directory|File exists"):
-        open_store((tmp_path / "file" / "masks").as_uri(), 1)
+        open_store(StoreSettings(uri=(tmp_path / "file" / "masks").as_uri(), timeout_s=1))
 
 
 def test_files_of_a_killed_process_are_removed_after_an_hour(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_files_of_a_killed_process_are_removed_after_an_hour(tmp_path: Path) -> 
             "-c",
             "import os, signal, sys\n"
             "from workers.stores import open_store\n"
-            "store = open_store(sys.argv[1], 1)\n"
+            "store = open_store(StoreSettings(uri=sys.argv[1], timeout_s=1))\n"
             "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
             "store.put_many([('a/b.png', b'mask')])\n",
             uri,
@@ -126,12 +127,12 @@ def test_files_of_a_killed_process_are_removed_after_an_hour(tmp_path: Path) -> 
         check=False,
     )
     [left] = files_in(tmp_path)
-    with open_store(uri, 1):
+    with open_store(StoreSettings(uri=uri, timeout_s=1)):
         kept = left.exists()
 
     two_hours_ago = time.time() - 7200
     os.utime(left, (two_hours_ago, two_hours_ago))
-    with open_store(uri, 1):
+    with open_store(StoreSettings(uri=uri, timeout_s=1)):
         pass
 
     assert killed.returncode == -signal.SIGKILL

@@ -102,7 +102,7 @@ def run(
     settings = load_settings(store={"uri": store or (out / "masks").as_uri()})
     models = _model_repository(model_repository)
     if store is not None:
-        open_store(store, settings.store.timeout_s).close()  # a bad address shows before anything is started
+        open_store(settings.store).close()  # a bad address shows before anything is started
     with run_folder(out, found):
         with progress_bar() as progress:
             task = progress.add_task("scans", total=len(found.submissions))
@@ -117,7 +117,7 @@ def run(
         for sentence in outcome.missing:
             say(f"no result: {sentence}")
         if report:
-            with open_store(settings.store.uri, settings.store.timeout_s) as masks:
+            with open_store(settings.store) as masks:
                 facts = RunFacts(seconds=outcome.seconds, missing=tuple(outcome.missing))
                 write_report(outcome.results, out, masks, facts)
     summary = summarise(outcome.results, outcome.seconds)
@@ -150,7 +150,7 @@ def up(folder: Path, store: str | None, workers: int, model_repository: Path | N
     folder = folder.resolve()
     settings = load_settings(store={"uri": store or (folder / "masks").as_uri()})
     if store is not None:
-        open_store(store, settings.store.timeout_s).close()
+        open_store(settings.store).close()
     keep_up(folder, settings, _model_repository(model_repository), workers=workers, report=say)
 
 

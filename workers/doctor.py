@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import shutil
@@ -12,13 +13,13 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AclOperation, TopicDescription  # type: ignore[attr-defined]
 
 from deploy.local.cache import cache_folder
 from workers import __version__
 from workers.errors import Unavailable, UserError
 from workers.inference import TritonModels
+from workers.kafka import Hidden, find_topics
 from workers.settings import Settings
 from workers.stores import open_store
 
@@ -110,19 +111,30 @@ def _version(name: str) -> str | None:
 def _kafka(settings: Settings) -> Check:
     kafka = settings.kafka
 
+    rights = {
+        kafka.scans_topic: AclOperation.READ,
+        kafka.results_topic: AclOperation.WRITE,
+        kafka.dead_topic: AclOperation.WRITE,
+    }
+
     def ask() -> str:
-        admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers, **kafka.client}, logger=_silent())
-        topics = admin.list_topics(timeout=10).topics
-        wanted = (kafka.scans_topic, kafka.results_topic, kafka.dead_topic)
-        there = [f"{name} ({len(topics[name].partitions)} partitions)" for name in wanted if name in topics]
-        missing = [name for name in wanted if name not in topics]
-        return ", ".join(there + [f"{name} will be created" for name in missing])
+        topics = find_topics(kafka, list(rights), _silent())
+        return ", ".join(_topic(name, topics[name], right) for name, right in rights.items())
 
     return _asked(
         f"kafka {kafka.bootstrap_servers}",
         ask,
-        "check MRISTREAM_KAFKA__BOOTSTRAP_SERVERS, the network and kafka.client's security settings",
+        "check MRISTREAM_KAFKA__BOOTSTRAP_SERVERS, the network, and the security settings (docs/security.md)",
     )
+
+
+def _topic(name: str, topic: TopicDescription | Hidden, right: AclOperation) -> str:
+    """Raises UserError if a worker may not do its work with the topic."""
+    if topic is Hidden.MISSING:
+        return f"{name} will be created"
+    if topic is Hidden.NOT_ALLOWED or right not in (topic.authorized_operations or [right]):
+        raise UserError(f"this user may not {right.name.lower()} {name}, as a worker does")
+    return f"{name} ({len(topic.partitions)} partitions)"
 
 
 def _triton(settings: Settings) -> Check:
@@ -139,14 +151,14 @@ def _triton(settings: Settings) -> Check:
 
 def _store(settings: Settings) -> Check:
     def ask() -> str:
-        with open_store(settings.store.uri, settings.store.timeout_s) as store:
+        with open_store(settings.store) as store:
             store.put_many([(_PROBE_KEY, b"probe")])
             if store.get(_PROBE_KEY) != b"probe":
                 raise Unavailable("store", "what was written is not what was read")
             return "written and read"
 
     return _asked(
-        f"store {settings.store.uri.split('@')[-1]}",
+        f"store {settings.store.uri}",
         ask,
         "check MRISTREAM_STORE__URI, the credentials, and that the bucket or folder exists",
     )
@@ -155,8 +167,6 @@ def _store(settings: Settings) -> Check:
 def _asked(name: str, ask: Callable[[], str], advice: str) -> Check:
     try:
         return Check(name, True, ask())
-    except KafkaException as problem:
-        return Check(name, False, problem.args[0].str(), advice)
     except Unavailable as problem:
         return Check(name, False, problem.message, advice)
     except (UserError, RuntimeError) as problem:
@@ -168,9 +178,7 @@ def _existing(path: Path) -> Path:
     return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
-def _silent() -> object:
-    import logging
-
+def _silent() -> logging.Logger:
     logger = logging.getLogger("mristream.silent")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False

@@ -19,6 +19,7 @@ from workers.decoding.fit import MODEL_SIDE
 from workers.errors import ModelFailed, Unavailable
 from workers.messages import ModelVersion
 from workers.settings import TritonSettings
+from workers.triton_channel import open_channel
 
 # How long a model update may go unnoticed in results. One metadata request in this time costs nothing.
 MODELS_REFRESH_S = 5.0
@@ -26,8 +27,6 @@ MODELS_REFRESH_S = 5.0
 # What Triton answers while it starts, stops, loads a model, or has too much in its queue. Any other error may be a scan's
 # fault: Triton gives INTERNAL for whatever goes wrong inside a model, and a model that hangs ends with our deadline.
 _DOWN = {"StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND", "StatusCode.RESOURCE_EXHAUSTED", "StatusCode.CANCELLED"}
-# Of a connection that was cut without a word: noticed within these times together, however long a model may take.
-_KEEPALIVE_MS = {"grpc.keepalive_time_ms": 10_000, "grpc.keepalive_timeout_ms": 5_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class TritonModels:
     def __init__(self, settings: TritonSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
-        self._client = triton.InferenceServerClient(settings.url, channel_args=_channel_args(settings.url))
+        self._client = open_channel(settings)
         self._served: ServedModels | None = None
         self._served_at = 0.0
         self._lock = threading.Lock()
@@ -160,10 +159,3 @@ class TritonModels:
 
     def _unavailable(self, error: InferenceServerException, model: str) -> Unavailable:
         return Unavailable("triton", f"{model} at {self._settings.url}: {error.message()}")
-
-
-def _channel_args(url: str) -> list[tuple[str, int]]:
-    """gRPC would ask a proxy of the environment even for this very machine; no proxy can reach that."""
-    host = url.rpartition(":")[0]
-    is_local = host in ("127.0.0.1", "localhost", "[::1]")
-    return [*_KEEPALIVE_MS.items(), *([("grpc.enable_http_proxy", 0)] if is_local else [])]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import socket
 import uuid
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection
+from confluent_kafka.admin import AdminClient, NewTopic, TopicDescription  # type: ignore[attr-defined]
+from pydantic import SecretStr
 
 from workers.errors import Unavailable, UserError
 from workers.settings import MIB, KafkaSettings
@@ -19,13 +23,39 @@ LARGEST_MESSAGE = 64 * MIB
 # The client fetches ahead at most this much per consumer: enough to keep batches full, small beside the worker itself.
 FETCH_AHEAD_KIB = 32 * 1024
 ADMIN_TIMEOUT_S = 15.0
+Config = dict[str, str | int | float | bool | Callable[[KafkaError], None]]
+Client = TypeVar("Client", Consumer, Producer, AdminClient)
+
+_TURNED_AWAY = (KafkaError._AUTHENTICATION, KafkaError._SSL)
 _NO_ANSWER = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
+
+
+def connection(settings: KafkaSettings) -> dict[str, str]:
+    """What every client needs to know to reach the brokers and to log in, in librdkafka's words.
+
+    The password's file is read anew each time. Raises UserError if it can't be.
+    """
+    is_oauth = settings.sasl_mechanism == "OAUTHBEARER"
+    names = {
+        "bootstrap.servers": settings.bootstrap_servers,
+        "security.protocol": settings.security_protocol,
+        "ssl.ca.location": settings.ca_file,
+        "ssl.certificate.location": settings.cert_file,
+        "ssl.key.location": settings.key_file,
+        "sasl.mechanism": settings.sasl_mechanism,
+        "sasl.oauthbearer.method": "oidc" if is_oauth else None,
+        "sasl.oauthbearer.token.endpoint.url": settings.oauth_token_url,
+        "sasl.oauthbearer.scope": settings.oauth_scope,
+        "sasl.oauthbearer.client.id" if is_oauth else "sasl.username": settings.username,
+        "sasl.oauthbearer.client.secret" if is_oauth else "sasl.password": settings.read_password(),
+    }
+    given = {name: str(value) for name, value in names.items() if value is not None}
+    return given | {name: value.get_secret_value() for name, value in settings.client.items()}
 
 
 def make_consumer(settings: KafkaSettings) -> Consumer:
     """A consumer of the worker's group; offsets are committed by the publisher's transactions only."""
-    config: dict[str, str | int | float | bool] = {
-        "bootstrap.servers": settings.bootstrap_servers,
+    config: Config = {
         "group.id": settings.group_id,
         "group.protocol": settings.group_protocol,
         "client.id": f"mristream-{socket.gethostname()}",
@@ -40,7 +70,8 @@ def make_consumer(settings: KafkaSettings) -> Consumer:
     if settings.group_protocol == "classic":
         config["partition.assignment.strategy"] = "cooperative-sticky"
     # Whoever began at the end of a topic, by a slip in the settings, would lose what had come before.
-    return Consumer({**config, **settings.client, "auto.offset.reset": "earliest"}, logger=log)
+    earliest = settings.model_copy(update={"client": {**settings.client, "auto.offset.reset": SecretStr("earliest")}})
+    return _make(Consumer, earliest, config)
 
 
 def transactional_id(settings: KafkaSettings) -> str:
@@ -51,39 +82,28 @@ def transactional_id(settings: KafkaSettings) -> str:
 def make_transactional_producer(settings: KafkaSettings, transactional_id: str) -> Producer:
     """The publisher's producer."""
     timeout_ms = int(settings.transaction_timeout_s * 1000)
-    return Producer(
+    return _make(
+        Producer,
+        settings,
         {
-            "bootstrap.servers": settings.bootstrap_servers,
             "transactional.id": transactional_id,
             "transaction.timeout.ms": timeout_ms,
             # The client insists that a message's own patience ends before its transaction's.
             "message.timeout.ms": timeout_ms,
             "message.max.bytes": LARGEST_MESSAGE,
             "linger.ms": 0,
-            **settings.client,
         },
-        logger=log,
     )
 
 
 def make_producer(settings: KafkaSettings) -> Producer:
     """An idempotent producer for scans."""
-    return Producer(
-        {
-            "bootstrap.servers": settings.bootstrap_servers,
-            "enable.idempotence": True,
-            "message.max.bytes": LARGEST_MESSAGE,
-            "linger.ms": 5,
-            **settings.client,
-        },
-        logger=log,
-    )
+    return _make(Producer, settings, {"enable.idempotence": True, "message.max.bytes": LARGEST_MESSAGE, "linger.ms": 5})
 
 
 def make_reader(settings: KafkaSettings, group_id: str, **more: str | int | bool) -> Consumer:
     """A consumer that sees committed messages only and commits nothing."""
-    config: dict[str, str | int | float | bool] = {
-        "bootstrap.servers": settings.bootstrap_servers,
+    config: Config = {
         "group.id": group_id,
         "enable.auto.commit": False,
         "auto.offset.reset": "earliest",
@@ -91,39 +111,100 @@ def make_reader(settings: KafkaSettings, group_id: str, **more: str | int | bool
         "enable.partition.eof": True,
         "receive.message.max.bytes": 2 * LARGEST_MESSAGE,
     }
-    return Consumer({**config, **more, **settings.client}, logger=log)
+    return _make(Consumer, settings, config | more)
+
+
+class Hidden(Enum):
+    """Why there is nothing to say about a topic."""
+
+    MISSING = "missing"
+    NOT_ALLOWED = "not allowed"
+
+
+def find_topics(
+    settings: KafkaSettings, names: Sequence[str], logger: logging.Logger = log
+) -> dict[str, TopicDescription | Hidden]:
+    """What Kafka says of each topic, with its `partitions` and our `authorized_operations`.
+
+    Raises Unavailable while no broker answers or lets us in.
+    """
+    problems: list[KafkaError] = []
+    admin = _make(AdminClient, settings, {"error_cb": problems.append}, logger)
+    found: dict[str, TopicDescription | Hidden] = {}
+    asked = admin.describe_topics(
+        TopicCollection(list(names)), include_authorized_operations=True, request_timeout=ADMIN_TIMEOUT_S
+    )
+    for name, future in asked.items():
+        try:
+            found[name] = future.result(2 * ADMIN_TIMEOUT_S)
+        except KafkaException as problem:
+            error = problem.args[0]
+            if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                found[name] = Hidden.MISSING
+            elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                found[name] = Hidden.NOT_ALLOWED
+            else:
+                admin.poll(0)
+                reason = next((each for each in problems if each.code() in _TURNED_AWAY), error)
+                raise _unavailable(settings, reason) from problem
+    return found
 
 
 def create_topics(settings: KafkaSettings) -> list[str]:
     """Create the topics that are missing, and return their names.
 
+    Topics that Kafka hides from us are passed over: who sends scans need not even know where results go.
     Raises Unavailable while no broker answers, and UserError if it refuses.
 
     Each partition of `results` and `scans.dead` may be as large as the scans' own, so all get the same count.
     """
-    admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers, **settings.client}, logger=log)
     lanes = (settings.scans_topic, settings.stat_topic, settings.replay_topic)
-    names = [name for name in (*lanes, settings.results_topic, settings.dead_topic) if name]
+    topics = find_topics(settings, [name for name in (*lanes, settings.results_topic, settings.dead_topic) if name])
+    hidden = [name for name, topic in topics.items() if topic is Hidden.NOT_ALLOWED]
+    if hidden:
+        log.warning("Kafka lets us neither read nor write %s: should it? See docs/security.md", ", ".join(hidden))
+    missing = [name for name, topic in topics.items() if topic is Hidden.MISSING]
+    if not missing:
+        return []
+    wanted = [
+        NewTopic(
+            name,
+            num_partitions=settings.partitions,
+            replication_factor=-1,
+            config={"max.message.bytes": str(LARGEST_MESSAGE)},
+        )
+        for name in missing
+    ]
+    admin = _make(AdminClient, settings, {})
     try:
-        existing = admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
-        wanted = [
-            NewTopic(
-                name,
-                num_partitions=settings.partitions,
-                replication_factor=-1,
-                config={"max.message.bytes": str(LARGEST_MESSAGE)},
-            )
-            for name in names
-            if name not in existing
-        ]
-        for future in admin.create_topics(wanted, operation_timeout=ADMIN_TIMEOUT_S).values() if wanted else ():
+        for future in admin.create_topics(wanted, operation_timeout=ADMIN_TIMEOUT_S).values():
             future.result(ADMIN_TIMEOUT_S)
     except KafkaException as problem:
-        if problem.args[0].code() in _NO_ANSWER:
-            raise Unavailable(
-                "kafka", f"no Kafka answers at {settings.bootstrap_servers}: is the address right?"
-            ) from problem
+        error = problem.args[0]
+        if error.code() in _NO_ANSWER:
+            raise _unavailable(settings, error) from problem
         raise UserError(
-            f"the topics {', '.join(names)} can't be created at {settings.bootstrap_servers}: {problem.args[0].str()}"
+            f"the topics {', '.join(missing)} are not there and can't be created at {settings.bootstrap_servers}: "
+            f"{error.str()}"
         ) from problem
-    return [topic.topic for topic in wanted]
+    return missing
+
+
+def _unavailable(settings: KafkaSettings, error: KafkaError) -> Unavailable:
+    if error.code() in _TURNED_AWAY:
+        return Unavailable(
+            "kafka", f"no way into Kafka at {settings.bootstrap_servers}: {error.str()} (see docs/security.md)"
+        )
+    return Unavailable(
+        "kafka",
+        f"no Kafka answers at {settings.bootstrap_servers} ({error.str()}): is it running, and is "
+        "MRISTREAM_KAFKA__BOOTSTRAP_SERVERS its address?",
+    )
+
+
+def _make(kind: Callable[..., Client], settings: KafkaSettings, config: Config, logger: logging.Logger = log) -> Client:
+    """A client with what all share; what the user wrote in `kafka.client` wins. Raises UserError if it can't be made."""
+    try:
+        return kind({**config, **connection(settings)}, logger=logger)
+    except KafkaException as problem:
+        raise UserError(f"the settings of kafka can't work: {problem.args[0].str()}") from problem

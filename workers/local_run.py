@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shlex
 import shutil
 import threading
@@ -20,7 +21,7 @@ from deploy.local.worker import WorkerProcess
 from workers.errors import UserError
 from workers.kafka import create_topics, make_producer
 from workers.messages import ScanResult
-from workers.settings import KafkaSettings, Settings
+from workers.settings import KafkaSettings, Settings, TritonSettings
 from workers.submission import Found, Submission, Submitter, submit_all
 from workers.topics import read_results
 
@@ -36,6 +37,15 @@ WORKER_START_S = 15.0
 ASK_WORKER_AFTER_S = 3.0
 # Who stops a run early doesn't want to wait, and what is in flight then is worth nothing.
 DRAIN_TIMEOUT_S = 2.0
+
+# The system hands a child no more than 128 KiB of settings.
+_MOST_PREFIXES = 200
+_TLS = ("ca_file", "cert_file", "key_file")
+_TRITON_ACCESS = ("tls", *_TLS)
+_KAFKA_ACCESS = (
+    *("security_protocol", "sasl_mechanism", "username", "password", "password_file"),
+    *("oauth_token_url", "oauth_scope", "client", *_TLS),
+)
 
 RESULTS = "results.jsonl"
 _WRITTEN_BY_RUN = (RESULTS, "report.html", "masks", "overlays", "servers")
@@ -104,7 +114,7 @@ def run_scans(
     )
     try:
         with Stack(servers, model_repository=model_repository, report=report) as stack:
-            settings = _with_addresses(settings, stack)
+            settings = _with_addresses(settings, stack, prefixes_of(found))
             # All scans come at once here: lanes would only cost time.
             one_lane = settings.kafka.model_copy(update={"stat_topic": None, "replay_topic": None})
             settings = settings.model_copy(update={"kafka": one_lane})
@@ -123,7 +133,9 @@ def keep_up(folder: Path, settings: Settings, model_repository: Path, *, workers
     with ExitStack() as running:
         running.enter_context(_own_folder(folder, _UP_MARK, may_hold_others=True))
         stack = running.enter_context(Stack(folder, model_repository=model_repository, report=report))
-        settings = _with_addresses(settings, stack)
+        # What is too large for a message is read where it lies; scans lie where we were started, or so the settings say.
+        here = Path.cwd().as_uri()
+        settings = _with_addresses(settings, stack, (here, *settings.source.allowed_prefixes))
         create_topics(settings.kafka)
         processes = [
             running.enter_context(_PatientWorker(folder / f"worker-{number}", settings)) for number in range(workers)
@@ -131,9 +143,9 @@ def keep_up(folder: Path, settings: Settings, model_repository: Path, *, workers
         report("ready. In another terminal:")
         report(f"  export MRISTREAM_KAFKA__BOOTSTRAP_SERVERS={stack.kafka.bootstrap_servers}")
         report(f"  export MRISTREAM_TRITON__URL={stack.triton.grpc_url}")
-        if "@" not in settings.store.uri:  # a password stays where it was given
-            report(f"  export MRISTREAM_STORE__URI={shlex.quote(settings.store.uri)}")
+        report(f"  export MRISTREAM_STORE__URI={shlex.quote(settings.store.uri)}")
         report("  mristream submit PATH…; mristream results --follow")
+        report(f"large scans are read below {Path.cwd()}; MRISTREAM_SOURCE__ALLOWED_PREFIXES allows other places")
         for process in processes:
             report(f"metrics: {process.url('/metrics')}")
         waiting_for = [""] * workers
@@ -316,8 +328,22 @@ def _keep_only_logs(folder: Path) -> None:
             path.unlink()
 
 
-def _with_addresses(settings: Settings, stack: Stack) -> Settings:
-    # Security settings of another Kafka mean nothing to our own.
-    kafka = settings.kafka.model_copy(update={"bootstrap_servers": stack.kafka.bootstrap_servers, "client": {}})
-    triton = settings.triton.model_copy(update={"url": stack.triton.grpc_url})
-    return settings.model_copy(update={"kafka": kafka, "triton": triton})
+def prefixes_of(found: Found) -> tuple[str, ...]:
+    """What a worker must be allowed to read all of these files: the folders in which they and what they link to lie."""
+    files = [scan.path for scan in found.submissions if scan.path is not None]
+    # Where a name leads, and where it only seems to: Sources wants both to be allowed.
+    folders = {path.parent for path in files} | {path.resolve().parent for path in files}
+    outermost = {folder for folder in folders if folders.isdisjoint(folder.parents)}
+    if len(outermost) > _MOST_PREFIXES:
+        outermost = {Path(os.path.commonpath(outermost))}
+    return tuple(sorted(folder.as_uri() for folder in outermost))
+
+
+def _with_addresses(settings: Settings, stack: Stack, allowed_prefixes: tuple[str, ...]) -> Settings:
+    # Security settings of another Kafka or Triton mean nothing to our own.
+    unset = {name: KafkaSettings.model_fields[name].get_default() for name in _KAFKA_ACCESS}
+    kafka = settings.kafka.model_copy(update=unset | {"bootstrap_servers": stack.kafka.bootstrap_servers})
+    unset = {name: TritonSettings.model_fields[name].get_default() for name in _TRITON_ACCESS}
+    triton = settings.triton.model_copy(update=unset | {"url": stack.triton.grpc_url})
+    source = settings.source.model_copy(update={"allowed_prefixes": allowed_prefixes})
+    return settings.model_copy(update={"kafka": kafka, "triton": triton, "source": source})

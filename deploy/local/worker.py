@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import urllib.error
@@ -45,9 +44,9 @@ class WorkerProcess(Server):
     def environment(self) -> dict[str, str]:
         """The settings as environment variables, as in a pod; none of ours, which may speak of other servers."""
         ours = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
-        groups = self._settings.model_dump(mode="json")
-        groups["worker"] |= {"http_host": "127.0.0.1", "http_port": self._http_port}
-        return ours | {f"{PREFIX}{name.upper()}": json.dumps(group) for name, group in groups.items()}
+        address = {"http_host": "127.0.0.1", "http_port": self._http_port}
+        worker = self._settings.worker.model_copy(update=address)
+        return ours | self._settings.model_copy(update={"worker": worker}).environment()
 
     def ready(self) -> bool:
         """Whether it has partitions and its models answer."""

@@ -11,7 +11,7 @@ import pytest
 from deploy.local.stack import Stack
 from workers.kafka import make_producer
 from workers.messages import ScanResult
-from workers.settings import KafkaSettings, Settings, StoreSettings, TritonSettings, WorkerSettings
+from workers.settings import KafkaSettings, Settings, SourceSettings, StoreSettings, TritonSettings, WorkerSettings
 from workers.submission import Submitter, find_scans, submit_all
 from workers.topics import read_results
 
@@ -43,6 +43,7 @@ def settings(stack: Stack, tmp_path: Path) -> Settings:
             transaction_timeout_s=5,
         ),
         triton=TritonSettings(url=stack.triton.grpc_url),
+        source=SourceSettings(allowed_prefixes=(tmp_path.as_uri(),)),
         store=StoreSettings(uri=(tmp_path / "masks").as_uri()),
         worker=WorkerSettings(batch_scans=4, http_host="127.0.0.1", http_port=0),
     )

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from workers.settings import StoreSettings
 from workers.stores import MaskStore, mask_key, open_store
 
 TIMEOUT_S = 10.0
@@ -46,7 +47,7 @@ class StoreConformance(ABC):
 
     @pytest.fixture
     def store(self, uri: str) -> Iterator[MaskStore]:
-        with open_store(uri, TIMEOUT_S) as store:
+        with open_store(StoreSettings(uri=uri, timeout_s=TIMEOUT_S)) as store:
             yield store
 
     def test_a_stored_mask_is_read_back_byte_by_byte(self, store: MaskStore) -> None:
@@ -172,12 +173,12 @@ class StoreConformance(ABC):
         uris = store.put_many([(key, b"kept")])
         store.close()
 
-        with open_store(uri, TIMEOUT_S) as again:
+        with open_store(StoreSettings(uri=uri, timeout_s=TIMEOUT_S)) as again:
             assert again.get(key) == b"kept"
             assert again.put_many([(key, b"kept")]) == uris
 
 
 def _write_often(uri: str, key: str, content: bytes) -> None:
-    with open_store(uri, TIMEOUT_S) as store:
+    with open_store(StoreSettings(uri=uri, timeout_s=TIMEOUT_S)) as store:
         for _ in range(50):
             store.put_many([(key, content)])

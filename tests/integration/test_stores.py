@@ -17,6 +17,7 @@ from deploy.local.s3 import S3
 from deploy.local.server import free_port
 from workers.errors import Reason, ScanRejected, Unavailable
 from workers.messages import Reference
+from workers.settings import StoreSettings
 from workers.sources import Sources
 from workers.stores import mask_key, open_store
 
@@ -92,7 +93,7 @@ class TestS3Faults:
         server = S3(tmp_path, port=free_port())
         with server:
             use(monkeypatch, server.client_environment())
-            store = open_store("s3://masks/x", TIMEOUT_S)
+            store = open_store(StoreSettings(uri="s3://masks/x", timeout_s=TIMEOUT_S))
             store.put_many(BATCH)
         with pytest.raises(Unavailable, match="Check the endpoint"):
             store.put_many(BATCH)
@@ -106,7 +107,7 @@ class TestS3Faults:
         assert len(uris) == 16
 
     def test_a_missing_bucket_is_named_as_the_cause(self, s3_client: S3) -> None:
-        with open_store("s3://no-such-bucket/x", TIMEOUT_S) as store:
+        with open_store(StoreSettings(uri="s3://no-such-bucket/x", timeout_s=TIMEOUT_S)) as store:
             with pytest.raises(Unavailable, match="s3://no-such-bucket: the bucket does not exist: create it"):
                 store.put_many(BATCH)
             with pytest.raises(Unavailable, match="the bucket does not exist"):
@@ -116,7 +117,7 @@ class TestS3Faults:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
 
         with (
-            open_store("s3://masks/x", TIMEOUT_S) as store,
+            open_store(StoreSettings(uri="s3://masks/x", timeout_s=TIMEOUT_S)) as store,
             pytest.raises(Unavailable, match=r"access is denied \(SignatureDoesNotMatch\)") as raised,
         ):
             store.put_many(BATCH)
@@ -136,7 +137,7 @@ class TestS3Faults:
         )
         started = time.monotonic()
 
-        with open_store("s3://masks", timeout_s=1.0) as store, pytest.raises(Unavailable):
+        with open_store(StoreSettings(uri="s3://masks", timeout_s=1.0)) as store, pytest.raises(Unavailable):
             store.put_many(BATCH)
 
         assert time.monotonic() - started < 5
@@ -145,7 +146,7 @@ class TestS3Faults:
 class TestRedisFaults:
     def test_masks_live_as_long_as_the_ttl_says(self, redis: Redis) -> None:
         key = mask_key("mortal", "file", MODELS)
-        with open_store(redis.uri(ttl_s=1234), TIMEOUT_S) as store:
+        with open_store(StoreSettings(uri=redis.uri(ttl_s=1234), timeout_s=TIMEOUT_S)) as store:
             [uri] = store.put_many([(key, b"mask")])
 
         with redis_client.Redis(port=redis.port, password=redis.password) as admin:
@@ -153,14 +154,14 @@ class TestRedisFaults:
 
     def test_without_a_ttl_masks_stay(self, redis: Redis) -> None:
         key = mask_key("immortal", "file", MODELS)
-        with open_store(redis.uri(), TIMEOUT_S) as store:
+        with open_store(StoreSettings(uri=redis.uri(), timeout_s=TIMEOUT_S)) as store:
             [uri] = store.put_many([(key, b"mask")])
 
         with redis_client.Redis(port=redis.port, password=redis.password) as admin:
             assert admin.ttl(uri.partition("/0/")[2]) == -1
 
     def test_published_uris_hold_no_password(self, redis: Redis) -> None:
-        with open_store(redis.uri(ttl_s=5), TIMEOUT_S) as store:
+        with open_store(StoreSettings(uri=redis.uri(ttl_s=5), timeout_s=TIMEOUT_S)) as store:
             [uri] = store.put_many([(mask_key("scan", "file", MODELS), b"mask")])
 
         assert uri == f"redis://127.0.0.1:{redis.port}/0/mristream:mask:{mask_key('scan', 'file', MODELS)}"
@@ -168,7 +169,7 @@ class TestRedisFaults:
     def test_while_the_server_is_down_the_store_is_unavailable_and_then_works_again(self, tmp_path: Path) -> None:
         server = Redis(tmp_path, port=free_port())
         with server:
-            store = open_store(server.uri(), TIMEOUT_S)
+            store = open_store(StoreSettings(uri=server.uri(), timeout_s=TIMEOUT_S))
             store.put_many(BATCH)
         with pytest.raises(Unavailable, match="check that it runs") as raised:
             store.put_many(BATCH)
@@ -182,14 +183,17 @@ class TestRedisFaults:
     def test_a_wrong_password_is_named_as_the_cause(self, redis: Redis) -> None:
         uri = redis.uri().replace(redis.password, "not-the-password")
 
-        with open_store(uri, TIMEOUT_S) as store, pytest.raises(Unavailable, match="check the user and the password"):
+        with (
+            open_store(StoreSettings(uri=uri, timeout_s=TIMEOUT_S)) as store,
+            pytest.raises(Unavailable, match="check the user and the password"),
+        ):
             store.put_many(BATCH)
 
     def test_a_full_server_is_unavailable_even_if_it_took_a_part_of_the_batch(self, tmp_path: Path) -> None:
         # A server that evicts nothing, a little above what it needs for itself.
         with Redis(tmp_path, configuration=["maxmemory 3mb", "maxmemory-policy noeviction"]) as full:
             masks = [(mask_key(f"large {number}", "file", MODELS), bytes(200_000)) for number in range(30)]
-            with open_store(full.uri(), TIMEOUT_S) as store:
+            with open_store(StoreSettings(uri=full.uri(), timeout_s=TIMEOUT_S)) as store:
                 with pytest.raises(Unavailable, match="raise maxmemory, or shorten the ttl"):
                     store.put_many(masks)
                 kept = [key for key, _ in masks if store.get(key) is not None]
@@ -200,7 +204,7 @@ class TestRedisFaults:
         configuration = [f"replicaof 127.0.0.1 {redis.port}", f"masterauth {redis.password}"]
         with (
             Redis(tmp_path, configuration=configuration) as replica,
-            open_store(replica.uri(), TIMEOUT_S) as store,
+            open_store(StoreSettings(uri=replica.uri(), timeout_s=TIMEOUT_S)) as store,
             pytest.raises(Unavailable, match="give the address of the primary"),
         ):
             store.put_many(BATCH)
@@ -208,7 +212,10 @@ class TestRedisFaults:
     def test_a_server_that_never_answers_is_unavailable_within_the_timeout(self, silent_port: int) -> None:
         started = time.monotonic()
 
-        with open_store(f"redis://127.0.0.1:{silent_port}", timeout_s=1.0) as store, pytest.raises(Unavailable):
+        with (
+            open_store(StoreSettings(uri=f"redis://127.0.0.1:{silent_port}", timeout_s=1.0)) as store,
+            pytest.raises(Unavailable),
+        ):
             store.put_many(BATCH)
 
         assert time.monotonic() - started < 5
@@ -232,7 +239,10 @@ class TestReferencesToS3:
         content = os.urandom(3_000_000)
         uri = put_scan(name, content)
 
-        assert Sources(max_bytes=3_000_000).read(Reference(uri=uri, bytes=3_000_000)) == content
+        assert (
+            Sources(max_bytes=3_000_000, allowed_prefixes=["s3://"]).read(Reference(uri=uri, bytes=3_000_000))
+            == content
+        )
 
     @pytest.mark.parametrize(
         ("uri", "reason"),
@@ -251,7 +261,7 @@ class TestReferencesToS3:
     )
     def test_a_reference_to_nothing_is_rejected(self, s3_client: S3, uri: str, reason: Reason) -> None:
         with pytest.raises(ScanRejected) as raised:
-            Sources(max_bytes=100).read(Reference(uri=uri))
+            Sources(max_bytes=100, allowed_prefixes=["s3://"]).read(Reference(uri=uri))
 
         assert raised.value.reason == reason
         assert "png" not in raised.value.message
@@ -260,7 +270,7 @@ class TestReferencesToS3:
         uri = put_scan("large", bytes(1001))
 
         with pytest.raises(ScanRejected, match="1,001 bytes; this worker takes at most 1,000") as raised:
-            Sources(max_bytes=1000).read(Reference(uri=uri))
+            Sources(max_bytes=1000, allowed_prefixes=["s3://"]).read(Reference(uri=uri))
 
         assert raised.value.reason == Reason.TOO_LARGE
 
@@ -268,7 +278,7 @@ class TestReferencesToS3:
         uri = put_scan("changed", b"new")
 
         with pytest.raises(ScanRejected) as raised:
-            Sources(max_bytes=1000).read(Reference(uri=uri, sha256="0" * 64))
+            Sources(max_bytes=1000, allowed_prefixes=["s3://"]).read(Reference(uri=uri, sha256="0" * 64))
 
         assert raised.value.reason == Reason.DIGEST_MISMATCH
 
@@ -293,7 +303,7 @@ class TestReferencesToS3:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
 
         with pytest.raises(Unavailable, match="check the credentials"):
-            Sources(max_bytes=100).read(Reference(uri=uri))
+            Sources(max_bytes=100, allowed_prefixes=["s3://"]).read(Reference(uri=uri))
 
     def test_a_server_that_is_down_is_an_outage(self, monkeypatch: pytest.MonkeyPatch) -> None:
         use(
@@ -302,4 +312,6 @@ class TestReferencesToS3:
         )
 
         with pytest.raises(Unavailable, match="Check the endpoint"):
-            Sources(max_bytes=100, timeout_s=2).read(Reference(uri="s3://scans/Smith_John.png"))
+            Sources(max_bytes=100, allowed_prefixes=["s3://"], timeout_s=2).read(
+                Reference(uri="s3://scans/Smith_John.png")
+            )

