@@ -66,8 +66,7 @@ class Caution:
 
     def __init__(self, attempts: int, reach: int, clock: Callable[[], float] = time.monotonic) -> None:
         """`attempts`: workers that may die of a scan, those before the suspicion included, before it is rejected.
-        `reach`: scans of a partition, from the suspect offset on, that are taken alone: as many as are in one batch with
-        it. Should the culprit lie further on, this is progress all the same, and its own batch is suspect next."""
+        `reach`: scans of one partition that a worker may have had in flight when it died."""
         self._solo_attempts = max(1, attempts - UNEXPLAINED_DEATHS)
         self._reach = reach
         self._clock = clock

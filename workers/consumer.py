@@ -70,7 +70,7 @@ class Worker:
         self._settings = settings
         self._passed = passed
         self._progress = Progress()
-        self._caution = Caution(settings.attempts, reach=settings.batch_scans)
+        self._caution = Caution(settings.attempts, reach=settings.batch_scans * settings.batches_in_flight)
         self._batches: list[_Batch] = []
         # One more than routine batches: a STAT scan never waits for a thread.
         self._threads = ThreadPoolExecutor(settings.batches_in_flight + 1, thread_name_prefix="batch")
@@ -375,13 +375,14 @@ class Worker:
         if not self._stopping.is_set():
             self._finish(partitions, time.monotonic() + self._settings.revoke_timeout_s)
             self._leave(lane, partitions)
-        self._drop(partitions)
+        self._drop(lane, partitions)
 
     def _on_lost(self, lane: Lane, partitions: list[Partition]) -> None:
         log.warning("lost: %s; what was in flight of them is another worker's now", _names(partitions))
-        self._drop(partitions)
+        self._drop(lane, partitions)
 
-    def _drop(self, partitions: list[Partition]) -> None:
+    def _drop(self, lane: Lane, partitions: list[Partition]) -> None:
+        lane.drop(partitions)
         self._metrics.left_to_others.inc(self._progress.drop(partitions))
         self._caution.drop(partitions)
 

@@ -41,6 +41,8 @@ class Lane:
         self.yielded = 0
         # Partitions whose notes are being read; nothing is taken meanwhile.
         self.opening: dict[Future[list[Found]], list[Partition]] = {}
+        # What came in the very call that brought its partition.
+        self._held: list[Message] = []
         self._no_room_since: float | None = None
         self._paused = False
 
@@ -76,10 +78,10 @@ class Lane:
             self.consumer.resume(self.consumer.assignment())
             self._paused = False
         # consume(n, t) would wait the whole t for n messages.
-        received = self.consumer.consume(most, 0)
+        received = self._release(most) or self.consumer.consume(most, 0)
         if not received and wait_s:
             received = self.consumer.consume(1, wait_s)
-        return [message for message in received if _is_scan(message)]
+        return self._hold_while_opening([message for message in received if _is_scan(message)])
 
     def rest(self) -> list[Message]:
         """Take nothing, but keep our place in the group. What comes all the same must be taken: it is returned."""
@@ -90,7 +92,22 @@ class Lane:
             self._paused = True
         # Nothing comes from paused partitions, but one may have come to us this very moment.
         received = self.consumer.consume(1, 0) if self._paused else []
-        return [message for message in received if _is_scan(message)]
+        return self._hold_while_opening([message for message in received if _is_scan(message)])
+
+    def drop(self, partitions: Sequence[Partition]) -> None:
+        """Forget what is held of partitions that are no longer ours."""
+        self._held = [m for m in self._held if (m.topic(), m.partition()) not in partitions]
+
+    def _hold_while_opening(self, messages: list[Message]) -> list[Message]:
+        """One call can bring both a partition and its first scans, before anybody knows what its notes say."""
+        if not self.opening:
+            return messages
+        self._held += messages
+        return []
+
+    def _release(self, most: int) -> list[Message]:
+        released, self._held = self._held[:most], self._held[most:]
+        return released
 
     def member(self) -> Member:
         """Our place in the group as it is now."""
