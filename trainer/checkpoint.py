@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,13 +19,14 @@ from trainer.models import ModelConfig, Network
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """`weights` are stored as float16, which is what is served; `temperature` divides the class logits (calibration);
-    `training` is the config and `history` its epochs."""
+    `training` is the config and `history` its epochs; `sha256` is that of the file that it was loaded from."""
 
     model: ModelConfig
     weights: dict[str, Tensor]
     temperature: float
     training: dict[str, Any]
     history: list[dict[str, Any]]
+    sha256: str = ""
 
     @classmethod
     def of(
@@ -40,9 +43,17 @@ class Checkpoint:
     def load(cls, path: Path) -> Checkpoint:
         """Raises DataError if the file isn't a checkpoint of this trainer."""
         try:
-            content = torch.load(path, weights_only=True, map_location="cpu")
+            file = path.read_bytes()
+            content = torch.load(io.BytesIO(file), weights_only=True, map_location="cpu")
             model = ModelConfig.model_validate(content["model"])
-            return cls(model, content["weights"], content["temperature"], content["training"], content["history"])
+            return cls(
+                model,
+                content["weights"],
+                content["temperature"],
+                content["training"],
+                content["history"],
+                hashlib.sha256(file).hexdigest(),
+            )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, UnpicklingError) as problem:
             raise DataError(f"{path}: not a checkpoint that `mristream train` wrote") from problem
 

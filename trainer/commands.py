@@ -12,6 +12,8 @@ from workers.terminal import say
 
 if TYPE_CHECKING:
     from trainer.data import Slices
+    from trainer.export import Classifiers
+    from trainer.onnx_export import Mirror
     from trainer.training import TrainingConfig
 
 DATA_OPTION = click.option(
@@ -81,7 +83,7 @@ def train(config: Path, data: Path, non_brain: Path | None, out: Path, device: s
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @DATA_OPTION
 @NON_BRAIN_OPTION
 @click.option(
@@ -96,29 +98,48 @@ def train(config: Path, data: Path, non_brain: Path | None, out: Path, device: s
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the evaluation report that the gate judges.",
 )
-@click.option("--mirror", is_flag=True, help="Segment each slice and its mirror image: better masks, twice the work.")
+@click.option(
+    "--mirror",
+    type=click.Choice(["none", "all", "alternate"]),
+    default="none",
+    show_default=True,
+    help="Which U-Nets see a slice's mirror image: none; all, each seeing both, at twice the work; or every second "
+    "checkpoint's, which sees nothing else.",
+)
+@click.option(
+    "--classifiers",
+    type=click.Choice(["all", "first"]),
+    default="all",
+    show_default=True,
+    help="Whose class probabilities are averaged.",
+)
 @MODEL_REPOSITORY_OPTION
 def export(
-    checkpoint: Path,
+    checkpoints: tuple[Path, ...],
     data: Path,
     non_brain: Path | None,
     gate: Path,
     report: Path,
-    mirror: bool,
+    mirror: Mirror,
+    classifiers: Classifiers,
     model_repository: Path,
 ) -> None:
-    """Write CHECKPOINT as the next versions that Triton serves, if its figures on held-out slices pass the gate."""
+    """Write CHECKPOINTS as the next versions that Triton serves, if their figures on held-out slices pass the gate.
+
+    Several checkpoints are served as one model: the mean of their probabilities.
+    """
     _need_torch()
+    from trainer.checkpoint import Checkpoint
     from trainer.data import DataError
+    from trainer.export import assemble
     from trainer.promotion import Gate, promote
     from trainer.repository import RepositoryError
 
     try:
         bounds = Gate.load(gate)
+        models = assemble([Checkpoint.load(file) for file in checkpoints], mirror=mirror, classifiers=classifiers)
         slices = _load(data, non_brain)
-        for name, version in promote(
-            checkpoint, slices, bounds, report, model_repository, mirror=mirror, say=say
-        ).items():
+        for name, version in promote(models, slices, bounds, report, model_repository, say=say).items():
             say(f"{name}: version {version} is what Triton serves when it loads the model next")
     except (DataError, RepositoryError) as problem:
         raise UserError(str(problem)) from problem

@@ -1,23 +1,27 @@
-"""From a checkpoint to files that may be served: exported, compared with PyTorch, and made faster if that costs nothing."""
+"""From checkpoints to files that may be served: exported, compared with PyTorch, and made faster if that costs nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from trainer.checkpoint import Checkpoint
 from trainer.data import DataError, Slices
 from trainer.evaluation.masks import dice
-from trainer.onnx_export import ServedClassifier, ServedUNet, export_onnx
+from trainer.onnx_export import Mirror, ServedClassifier, ServedUNet, export_onnx
 from trainer.operating_point import THRESHOLD_STEP
 from trainer.quantisation import quantise
 from trainer.repository import FLOAT_MODEL, INT8_MODEL
+
+Classifiers = Literal["all", "first"]
 
 # A slice more or less in a thousand pixels is rounding; more is another network.
 MOST_FLIPPED_PIXELS = 1e-4
@@ -62,41 +66,59 @@ class Int8:
         )
 
 
-def export_checkpoint(checkpoint: Checkpoint, folder: Path, *, mirror: bool = False) -> dict[str, Path]:
-    """Write `folder/<model>/model.onnx` for everything that the network was trained for; returns the model's folders.
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What one of Triton's models computes. `origin` names the checkpoints' digests, in order, and the mirroring."""
 
-    `mirror` has the U-Net see each slice mirrored too.
+    module: nn.Module
+    output: str
+    origin: dict[str, str]
+
+
+def assemble(
+    checkpoints: Sequence[Checkpoint], *, mirror: Mirror = "none", classifiers: Classifiers = "all"
+) -> dict[str, Served]:
+    """The models that `checkpoints` are for, by name. Each is the mean of the networks that were trained for its task.
+
+    `mirror` is about the U-Nets. With `classifiers` "first", the first network that classifies does it alone.
     """
-    network = checkpoint.network()
-    served: dict[str, tuple[torch.nn.Module, str]] = {}
-    if network.class_head is not None:
-        served["brain_mri_classifier"] = (ServedClassifier(network, checkpoint.temperature), "probabilities")
-    if network.decoder is not None:
-        served["tumor_unet"] = (ServedUNet(network, mirror), "probability")
-    for name, (module, output) in served.items():
+    served: dict[str, Served] = {}
+    naming = [c for c in checkpoints if "classify" in c.model.tasks][: 1 if classifiers == "first" else None]
+    if naming:
+        classifier = ServedClassifier([c.network() for c in naming], [c.temperature for c in naming])
+        served["brain_mri_classifier"] = Served(classifier, "probabilities", _origin(naming))
+    outlining = [c for c in checkpoints if "segment" in c.model.tasks]
+    if outlining:
+        unet = ServedUNet([c.network() for c in outlining], mirror)
+        served["tumor_unet"] = Served(unet, "probability", _origin(outlining) | {"mirror": mirror})
+    return served
+
+
+def _origin(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
+    return {"checkpoints": " ".join(checkpoint.sha256 for checkpoint in checkpoints)}
+
+
+def export_models(models: Mapping[str, Served], folder: Path) -> dict[str, Path]:
+    """Write `folder/<model>/model.onnx` for each; returns the models' folders."""
+    for name, model in models.items():
         (folder / name).mkdir(parents=True)
-        export_onnx(module, output, folder / name / FLOAT_MODEL)
-    return {name: folder / name for name in served}
+        export_onnx(model.module, model.output, folder / name / FLOAT_MODEL, model.origin)
+    return {name: folder / name for name in models}
 
 
-def check_parity(
-    checkpoint: Checkpoint, folders: dict[str, Path], images: NDArray[np.uint8], *, mirror: bool = False
-) -> Parity:
+def check_parity(models: Mapping[str, Served], folders: Mapping[str, Path], images: NDArray[np.uint8]) -> Parity:
     """Run both on `images` uint8 [N, 256, 256]. Raises DataError if they differ by more than rounding."""
-    network = checkpoint.network()
     steps, flips, classes = 0, 0, 0.0
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH]
+    for name, model in models.items():
+        found = run_onnx(folders[name] / FLOAT_MODEL, images)
         with torch.no_grad():
-            if "tumor_unet" in folders:
-                expected = ServedUNet(network, mirror)(torch.from_numpy(batch)).numpy()
-                found = run_onnx(folders["tumor_unet"] / FLOAT_MODEL, batch)
-                steps = max(steps, int(np.abs(expected.astype(int) - found.astype(int)).max()))
-                flips += int(((expected >= THRESHOLD_STEP) != (found >= THRESHOLD_STEP)).sum())
-            if "brain_mri_classifier" in folders:
-                said = ServedClassifier(network, checkpoint.temperature)(torch.from_numpy(batch)).numpy()
-                found = run_onnx(folders["brain_mri_classifier"] / FLOAT_MODEL, batch)
-                classes = max(classes, float(np.abs(said - found).max()))
+            batches = torch.split(torch.from_numpy(images), _BATCH)
+            expected = torch.cat([model.module.eval()(batch) for batch in batches]).numpy()
+        if name == "tumor_unet":
+            steps = int(np.abs(expected.astype(int) - found.astype(int)).max())
+            flips = int(((expected >= THRESHOLD_STEP) != (found >= THRESHOLD_STEP)).sum())
+        else:
+            classes = float(np.abs(expected - found).max())
     parity = Parity(len(images), steps, flips / images.size, classes)
     if parity.flipped_pixels > MOST_FLIPPED_PIXELS or classes > MOST_PROBABILITY_DIFFERENCE:
         raise DataError(f"the exported models differ from the checkpoint; nothing was written. {parity}")

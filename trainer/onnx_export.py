@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -12,54 +14,76 @@ from torch import Tensor, nn
 
 from trainer.models import Network, standardise
 
+# Which networks of an ensemble see a slice's left-right mirror image: none; all, each seeing both, at twice the work; or
+# every second one instead of the slice itself, for the variety alone.
+Mirror = Literal["none", "all", "alternate"]
+
 # Smaller tensors (biases, norms) stay float32: they weigh nothing and are added, not multiplied.
 _HALF_FROM_ELEMENTS = 1024
 
 
 class ServedUNet(nn.Module):
-    """`image` uint8 [N, 256, 256] → `probability` uint8 [N, 256, 256] in steps of 1/255.
+    """`image` uint8 [N, 256, 256] → `probability` uint8 [N, 256, 256] in steps of 1/255: the mean of what all say.
 
     Bytes instead of floats: a quarter of the traffic between Triton's models, and 0.40 is exactly 102 steps.
-    With `mirror` the probability is the mean of the slice's and of its left-right mirror image's: twice the work.
     """
 
-    def __init__(self, network: Network, mirror: bool = False) -> None:
+    def __init__(self, networks: Sequence[Network], mirror: Mirror = "none") -> None:
         super().__init__()
-        self.mirror = mirror
-        if network.decoder is None:
+        decoders = [network.decoder for network in networks if network.decoder is not None]
+        if not decoders or len(decoders) < len(networks):
             raise ValueError("this network was not trained to segment")
-        self.encoder, self.decoder = network.encoder, network.decoder
+        self.encoders = nn.ModuleList(network.encoder for network in networks)
+        self.decoders = nn.ModuleList(decoders)
+        self.mirror = mirror
 
     def forward(self, image: Tensor) -> Tensor:
-        x = standardise(image)
-        if self.mirror:
-            x = torch.cat((x, x.flip(3)))
-        logits, _ = self.decoder(self.encoder(x), x.shape[-1])
-        probability: Tensor = logits.squeeze(1).sigmoid()
-        if self.mirror:
-            as_is, mirrored = probability.reshape(2, -1, *probability.shape[1:])
-            probability = (as_is + mirrored.flip(2)) / 2
+        as_is = standardise(image)
+        mirrored = as_is.flip(3)
+        logits: list[Tensor] = []
+        for number, (encoder, decoder) in enumerate(zip(self.encoders, self.decoders, strict=True)):
+            flips = self._flips(number)
+            x = torch.cat([mirrored if flip else as_is for flip in flips])
+            found, _ = decoder(encoder(x), x.shape[-1])
+            parts = found.reshape(len(flips), -1, *found.shape[2:])
+            logits += [part.flip(2) if flip else part for flip, part in zip(flips, parts, strict=True)]
+        # After everyone's last convolution, where a half-precision plan computes in float32 again.
+        probability = torch.stack(logits).sigmoid().mean(dim=0)
         return (probability * 255).round().to(torch.uint8)
+
+    def _flips(self, number: int) -> tuple[bool, ...]:
+        """For each time that this network looks, whether it sees the slice mirrored."""
+        if self.mirror == "all":
+            return (False, True)
+        return (self.mirror == "alternate" and number % 2 == 1,)
 
 
 class ServedClassifier(nn.Module):
-    """`image` uint8 [N, 256, 256] → `probabilities` float32 [N, 5], calibrated by a temperature (Guo et al. 2017)."""
+    """`image` uint8 [N, 256, 256] → `probabilities` float32 [N, 5], the mean of what all say.
 
-    def __init__(self, network: Network, temperature: float) -> None:
+    Each network's are calibrated by its own temperature (Guo et al. 2017).
+    """
+
+    def __init__(self, networks: Sequence[Network], temperatures: Sequence[float]) -> None:
         super().__init__()
-        if network.class_head is None:
+        heads = [network.class_head for network in networks if network.class_head is not None]
+        if not heads or len(heads) < len(networks):
             raise ValueError("this network was not trained to classify")
-        self.encoder, self.head = network.encoder, network.class_head
-        self.temperature = temperature
+        self.encoders = nn.ModuleList(network.encoder for network in networks)
+        self.heads = nn.ModuleList(heads)
+        self.temperatures = temperatures
 
     def forward(self, image: Tensor) -> Tensor:
-        logits, _ = self.head(self.encoder(standardise(image)))
-        probabilities: Tensor = (logits / self.temperature).softmax(dim=1)
-        return probabilities
+        x = standardise(image)
+        members = zip(self.encoders, self.heads, self.temperatures, strict=True)
+        logits = [head(encoder(x))[0] / temperature for encoder, head, temperature in members]
+        return torch.stack(logits).softmax(dim=2).mean(dim=0)
 
 
-def export_onnx(model: nn.Module, output: str, path: Path) -> None:
+def export_onnx(model: nn.Module, output: str, path: Path, origin: Mapping[str, str] | None = None) -> None:
     """Write `model` (input `image` uint8 [N, 256, 256], one output named `output`) as ONNX with a dynamic batch.
+
+    `origin` says how it came about, and becomes the file's metadata.
 
     Large weights are stored as float16 and widened while loading, which halves the file; they are rounded once here,
     so every runtime computes with the same values. Raises onnx.checker.ValidationError if the result isn't valid.
@@ -78,8 +102,14 @@ def export_onnx(model: nn.Module, output: str, path: Path) -> None:
         raise RuntimeError("torch exported nothing")
     graph = program.model_proto
     store_weights_as_half(graph)
+    helper.set_model_props(graph, dict(origin or {}))
     onnx.checker.check_model(graph, full_check=True)
     onnx.save(graph, path)
+
+
+def origin_of(path: Path) -> dict[str, str]:
+    """What an ONNX file says of its making; empty for one that `export_onnx` didn't write."""
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
 def store_weights_as_half(model: onnx.ModelProto) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError, model_validator
 
-from trainer.checkpoint import Checkpoint
 from trainer.data import DataError, Slices
 from trainer.delivery import deliver
 from trainer.evaluation.figures import evaluate
-from trainer.export import check_parity, export_checkpoint, try_int8
+from trainer.export import Served, check_parity, export_models, try_int8
 from trainer.repository import MODELS, add_version, best_file, serve
 
 
@@ -76,13 +75,12 @@ def judge(gate: Gate, report: dict[str, Any]) -> list[Verdict]:
 
 
 def promote(
-    checkpoint_file: Path,
+    models: Mapping[str, Served],
     slices: dict[str, Slices],
     gate: Gate,
     report_folder: Path,
     repository: Path,
     *,
-    mirror: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, int]:
     """Export, compare with PyTorch, try 8-bit integers, judge on `slices["val"]`; if the gate passes, serve it.
@@ -90,15 +88,12 @@ def promote(
     `report_folder` gets the evaluation, pass or not. Returns the new version of each model. Raises DataError with the
     figures that failed; the model repository is then as it was.
     """
-    checkpoint = Checkpoint.load(checkpoint_file)
+    if missing := [model for model in MODELS if model not in models]:
+        raise DataError(f"no checkpoint was trained for {', '.join(missing)}; Triton serves both models")
     held_out = slices["val"]
     with tempfile.TemporaryDirectory() as scratch:
-        folders = export_checkpoint(checkpoint, Path(scratch), mirror=mirror)
-        missing = [model for model in MODELS if model not in folders]
-        if missing:
-            raise DataError(f"{checkpoint_file} was not trained for {', '.join(missing)}; Triton serves both models")
-        parity = check_parity(checkpoint, folders, held_out.images[:: max(1, len(held_out) // 64)], mirror=mirror)
-        say(str(parity))
+        folders = export_models(models, Path(scratch))
+        say(str(check_parity(models, folders, held_out.images[:: max(1, len(held_out) // 64)])))
         say(str(try_int8(folders["tumor_unet"], slices["train"].images, held_out)))
         results = deliver(
             best_file(folders["brain_mri_classifier"]),

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -11,16 +12,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner
 
 from tests.trainer.slices import made_slices
 from trainer.checkpoint import Checkpoint
 from trainer.data import DataError, Example, Slices, load
 from trainer.evaluation.figures import read_results
-from trainer.export import check_parity, export_checkpoint, run_onnx, try_int8
+from trainer.export import assemble, check_parity, export_models, run_onnx, try_int8
 from trainer.models import ModelConfig, Network
-from trainer.onnx_export import ServedClassifier, ServedUNet, export_onnx
+from trainer.onnx_export import Mirror, ServedClassifier, ServedUNet, export_onnx, origin_of
 from trainer.promotion import Gate, judge, promote
 from trainer.repository import (
     FLOAT_MODEL,
@@ -63,9 +63,9 @@ def saved(tmp_path: Path, count: int, split: str) -> Slices:
     return load(examples)
 
 
-def lively(config: ModelConfig = SMALL) -> Network:
+def lively(config: ModelConfig = SMALL, seed: int = 0) -> Network:
     """An untrained network whose answers differ from pixel to pixel: one that is sure of nothing would hide faults."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = Network(config).eval()
     assert network.decoder is not None
     torch.nn.init.normal_(network.decoder.head.weight, std=30)
@@ -88,12 +88,23 @@ def repository(tmp_path: Path) -> Path:
     return Path(shutil.copytree(REPOSITORY, tmp_path / "repository"))
 
 
+LITE = ModelConfig(decoder=(16, 16, 8, 8))
+
+
 @pytest.mark.parametrize(
-    ("config", "mirror"), [(SMALL, True), (ModelConfig(decoder=(16, 16, 8, 8)), False)], ids=["plain", "lite0"]
+    ("configs", "mirror"),
+    [((SMALL,), "all"), ((LITE,), "none"), ((SMALL, SMALL), "alternate")],
+    ids=["plain", "lite0", "ensemble"],
 )
-def test_the_onnx_file_answers_as_pytorch_does_for_any_batch(tmp_path: Path, config: ModelConfig, mirror: bool) -> None:
-    network = lively(config)
-    served_networks = {"probability": ServedUNet(network, mirror), "probabilities": ServedClassifier(network, 1.5)}
+def test_the_onnx_file_answers_as_pytorch_does_for_any_batch(
+    tmp_path: Path, configs: tuple[ModelConfig, ...], mirror: Mirror
+) -> None:
+    networks = [lively(config, seed) for seed, config in enumerate(configs)]
+    temperatures = [1.5, 0.7][: len(networks)]
+    served_networks = {
+        "probability": ServedUNet(networks, mirror),
+        "probabilities": ServedClassifier(networks, temperatures),
+    }
     for output, module in served_networks.items():
         export_onnx(module, output, tmp_path / "model.onnx")
         session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
@@ -110,49 +121,103 @@ def test_the_onnx_file_answers_as_pytorch_does_for_any_batch(tmp_path: Path, con
             )
 
 
-def test_a_mirrored_slice_gives_the_mirrored_mask_where_mirroring_is_asked_for() -> None:
+def probability(networks: Sequence[Network], mirror: Mirror, images: torch.Tensor) -> torch.Tensor:
+    """What the served U-Net says, as int steps of 1/255."""
+    with torch.no_grad():
+        answer: torch.Tensor = ServedUNet(networks, mirror).eval()(images)
+    return answer.int()
+
+
+def test_a_mirrored_slice_gives_the_mirrored_mask_where_every_network_sees_both() -> None:
     images = torch.from_numpy(made_slices(2).images)
-    network = lively()
+    networks = [lively(seed=0), lively(seed=1)]
 
-    def differs(mirror: bool) -> bool:
-        unet = ServedUNet(network, mirror)
-        with torch.no_grad():
-            return bool((unet(images).int() - unet(images.flip(2)).flip(2).int()).abs().max() > 1)
+    def differs(mirror: Mirror) -> bool:
+        as_is, mirrored = (probability(networks, mirror, seen) for seen in (images, images.flip(2)))
+        return bool((as_is - mirrored.flip(2)).abs().max() > 1)
 
-    assert differs(mirror=False)
-    assert not differs(mirror=True)
+    assert differs("none")
+    assert differs("alternate")
+    assert not differs("all")
+
+
+@pytest.mark.parametrize("mirror", ["none", "alternate"])
+def test_networks_together_give_the_mean_of_their_probabilities(mirror: Mirror) -> None:
+    images = torch.from_numpy(made_slices(2).images)
+    first, second = lively(seed=0), lively(seed=1)
+    says_first, says_second = probability([first], "none", images), probability([second], "none", images)
+    if mirror == "alternate":
+        says_second = probability([second], "none", images.flip(2)).flip(2)
+
+    together = probability([first, second], mirror, images)
+
+    assert (says_first - says_second).abs().max() > 50, "else any of the two would do"
+    assert (together - (says_first + says_second) / 2).abs().max() <= 1
+
+
+def test_classifiers_together_give_the_mean_of_their_calibrated_probabilities() -> None:
+    images = torch.from_numpy(made_slices(4).images)
+    first, second = lively(seed=0), lively(seed=1)
+
+    with torch.no_grad():
+        alone = [ServedClassifier([network], [t])(images) for network, t in ((first, 0.2), (second, 3.0))]
+        together = ServedClassifier([first, second], [0.2, 3.0])(images)
+
+    assert torch.allclose(together, (alone[0] + alone[1]) / 2, atol=1e-6)
+    assert not torch.allclose(alone[0], alone[1], atol=1e-3)
+
+
+def test_each_model_is_made_of_the_checkpoints_that_were_trained_for_it(tmp_path: Path) -> None:
+    both, outlines = lively(), lively(SMALL.model_copy(update={"tasks": ("segment",)}))
+    checkpoints = []
+    for name, network in (("a", both), ("b", outlines), ("c", both)):
+        Checkpoint.of(network, 1.0, {"name": name}, []).save(tmp_path / name)
+        checkpoints.append(Checkpoint.load(tmp_path / name))
+    a, b, c = (hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in "abc")
+
+    every, first = assemble(checkpoints, mirror="all"), assemble(checkpoints, classifiers="first")
+
+    assert every["tumor_unet"].origin == {"checkpoints": f"{a} {b} {c}", "mirror": "all"}
+    assert every["brain_mri_classifier"].origin == {"checkpoints": f"{a} {c}"}
+    assert first["tumor_unet"].origin == {"checkpoints": f"{a} {b} {c}", "mirror": "none"}
+    assert first["brain_mri_classifier"].origin == {"checkpoints": a}
 
 
 def test_parity_is_measured_and_a_file_of_another_network_is_refused(tmp_path: Path, trained: Path) -> None:
-    checkpoint = Checkpoint.load(trained)
-    folders = export_checkpoint(checkpoint, tmp_path)
+    models = assemble([Checkpoint.load(trained)] * 2, mirror="alternate")
+    folders = export_models(models, tmp_path)
     images = made_slices(8).images
 
-    parity = check_parity(checkpoint, folders, images)
+    parity = check_parity(models, folders, images)
 
     assert parity.slices == 8
     assert parity.largest_step <= 2
     assert "mask pixels flip" in str(parity)
-    export_onnx(ServedUNet(lively()), "probability", folders["tumor_unet"] / FLOAT_MODEL)
+    export_onnx(ServedUNet([lively()]), "probability", folders["tumor_unet"] / FLOAT_MODEL)
     with pytest.raises(DataError, match="differ from the checkpoint"):
-        check_parity(checkpoint, folders, images)
+        check_parity(models, folders, images)
 
 
 def test_8_bit_integers_are_kept_where_the_masks_stay(tmp_path: Path, trained: Path) -> None:
-    folder = export_checkpoint(Checkpoint.load(trained), tmp_path)["tumor_unet"]
+    models = assemble([Checkpoint.load(trained)] * 2, mirror="alternate")
+    folder = export_models({"tumor_unet": models["tumor_unet"]}, tmp_path)["tumor_unet"]
     slices = made_slices(8)
 
     outcome = try_int8(folder, slices.images, slices)
 
     assert outcome.accepted
     assert outcome.float_dice > 0.8
-    kinds = {node.op_type for node in onnx.load(folder / INT8_MODEL).graph.node}
-    assert "DequantizeLinear" in kinds
+    graph = onnx.load(folder / INT8_MODEL).graph
+    in_8_bits = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    decoders = 2 * 2 * len(SMALL.decoder)
+    assert sum(set(node.input[:2]) <= in_8_bits for node in graph.node if node.op_type == "Conv") >= decoders
+    assert origin_of(folder / INT8_MODEL).items() >= models["tumor_unet"].origin.items()
 
 
 def test_8_bit_integers_are_dropped_where_they_cost_dice(tmp_path: Path, trained: Path) -> None:
     """Ranges measured on black slices fit nothing else."""
-    folder = export_checkpoint(Checkpoint.load(trained), tmp_path)["tumor_unet"]
+    unet = assemble([Checkpoint.load(trained)])["tumor_unet"]
+    folder = export_models({"tumor_unet": unet}, tmp_path)["tumor_unet"]
     slices = made_slices(8)
 
     outcome = try_int8(folder, np.zeros_like(slices.images), slices)
@@ -211,7 +276,7 @@ def test_a_model_that_passes_is_served_and_one_command_takes_it_back(
     gate = Gate.model_validate({"val.first_expert.dice.value": {"min": 0.8}})
     said: list[str] = []
 
-    made = promote(trained, slices, gate, tmp_path / "report", repository, say=said.append)
+    made = promote(assemble([Checkpoint.load(trained)]), slices, gate, tmp_path / "report", repository, say=said.append)
 
     assert made == {model: served(repository, model) for model in MODELS}
     assert all(made[model] == before[model] + 1 for model in MODELS)
@@ -237,7 +302,7 @@ def test_a_worse_model_is_refused_and_nothing_changes(tmp_path: Path, repository
 
     with pytest.raises(DataError, match="1 of 2 figures miss the gate"):
         promote(
-            tmp_path / "untrained.pt",
+            assemble([Checkpoint.load(tmp_path / "untrained.pt")]),
             slices,
             Gate.model_validate({"val.first_expert.dice.value": {"min": 0.8}, "val.missing": {"max": 0}}),
             tmp_path / "report",
@@ -254,8 +319,8 @@ def test_a_network_for_one_task_can_not_replace_both_models(tmp_path: Path, repo
     Checkpoint.of(only, 1.0, {}, []).save(tmp_path / "unet.pt")
     slices = {"train": made_slices(4), "val": saved(tmp_path, 4, "val")}
 
-    with pytest.raises(DataError, match="not trained for brain_mri_classifier"):
-        promote(tmp_path / "unet.pt", slices, Gate({}), tmp_path / "report", repository)
+    with pytest.raises(DataError, match="no checkpoint was trained for brain_mri_classifier"):
+        promote(assemble([Checkpoint.load(tmp_path / "unet.pt")]), slices, Gate({}), tmp_path / "report", repository)
 
 
 @pytest.fixture
@@ -317,23 +382,19 @@ def test_the_shipped_weights_are_those_that_the_configurations_name(model: str) 
             onnx.checker.check_model(onnx.load(weights))
 
 
-def test_the_shipped_files_are_made_from_the_shipped_checkpoint(tmp_path: Path) -> None:
+def test_the_shipped_files_are_made_from_the_shipped_checkpoints() -> None:
     """Weights in the repository that nobody can trace would be worth nothing."""
-    checkpoint = Checkpoint.load(REPOSITORY.parent / "trainer" / "checkpoints" / "brain.pt")
-    images = load(
-        [Example("s", next((REPOSITORY.parent / "deploy/samples/scans").glob("*.jpg")), None, None, "glioma", "", "")]
-    ).images
-    network = checkpoint.network()
+    folder = REPOSITORY.parent / "trainer" / "checkpoints"
+    shipped = {each.sha256: each for each in map(Checkpoint.load, sorted(folder.glob("*.pt")))}
+    image = next((REPOSITORY.parent / "deploy/samples/scans").glob("*.jpg"))
+    images = load([Example("s", image, None, None, "glioma", "", "")]).images
 
-    with torch.no_grad():
-        classes = ServedClassifier(network, checkpoint.temperature)(torch.from_numpy(images)).numpy()
-        probability = ServedUNet(network, mirror=True)(torch.from_numpy(images)).numpy()
-
-    folders = {model: REPOSITORY / model / str(served(REPOSITORY, model)) for model in MODELS}
-    assert np.abs(run_onnx(folders["brain_mri_classifier"] / FLOAT_MODEL, images) - classes).max() < 1e-3
-    found = run_onnx(folders["tumor_unet"] / FLOAT_MODEL, images)
-    assert np.abs(found.astype(int) - probability.astype(int)).max() <= 2
-    assert (
-        yaml.safe_load((REPOSITORY.parent / "trainer/configs/brain.yaml").read_text())["stages"]
-        == checkpoint.training["stages"]
-    )
+    for model in MODELS:
+        file = REPOSITORY / model / str(served(REPOSITORY, model)) / FLOAT_MODEL
+        # Version 2 was exported before files said what they were made of.
+        origin = origin_of(file) or {"checkpoints": " ".join(shipped), "mirror": "all"}
+        members = [shipped[digest] for digest in origin["checkpoints"].split()]
+        module = assemble(members, mirror=cast("Mirror", origin.get("mirror", "none")))[model].module.eval()
+        with torch.no_grad():
+            expected = module(torch.from_numpy(images)).numpy().astype(float)
+        assert np.abs(run_onnx(file, images) - expected).max() <= (2 if model == "tumor_unet" else 1e-3)

@@ -40,7 +40,13 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write a model card here; needs --model-repository and --checkpoint.",
 )
-@click.option("--checkpoint", type=_FILE, help="For the card: what the served models were exported from.")
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    type=_FILE,
+    help="For the card: what the served models were exported from; repeatable.",
+)
 @click.option(
     "--about",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -57,7 +63,7 @@ def evaluate(
     against: Path | None,
     out: Path | None,
     card: Path | None,
-    checkpoint: Path | None,
+    checkpoints: tuple[Path, ...],
     about: Path,
     as_json: bool,
 ) -> None:
@@ -70,7 +76,7 @@ def evaluate(
 
     if results is None and model_repository is None:
         raise UserError("give a results.jsonl, or --model-repository to judge the served models")
-    if card is not None and (model_repository is None or checkpoint is None):
+    if card is not None and (model_repository is None or not checkpoints):
         raise UserError("--card needs --model-repository and --checkpoint")
     try:
         examples = read_brain_index(truth) + (read_non_brain_index(non_brain) if non_brain else [])
@@ -81,10 +87,12 @@ def evaluate(
             if out is not None:
                 report.write_report(sections, f"mristream: {results or model_repository}", out)
                 say(f"written: {out / 'report.html'}")
-            if card is not None and model_repository is not None and checkpoint is not None:
+            if card is not None and model_repository is not None:
+                from trainer.checkpoint import Checkpoint
                 from trainer.evaluation.card import model_card
 
-                card.write_text(model_card(sections, model_repository, checkpoint, about), encoding="utf-8")
+                networks = [Checkpoint.load(file) for file in checkpoints]
+                card.write_text(model_card(sections, model_repository, networks, about), encoding="utf-8")
                 say(f"written: {card}")
         printed = json.dumps(report.as_json(sections)) + "\n" if as_json else report.markdown(sections)
         click.echo(printed, nl=False)
