@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from enum import Enum
 from typing import TypeVar
 
@@ -23,6 +25,7 @@ LARGEST_MESSAGE = 64 * MIB
 # The client fetches ahead at most this much per consumer: enough to keep batches full, small beside the worker itself.
 FETCH_AHEAD_KIB = 32 * 1024
 ADMIN_TIMEOUT_S = 15.0
+TURNED_AWAY_AFTER_S = 2.0
 Config = dict[str, str | int | float | bool | Callable[[KafkaError], None]]
 Client = TypeVar("Client", Consumer, Producer, AdminClient)
 
@@ -130,24 +133,31 @@ def find_topics(
     """
     problems: list[KafkaError] = []
     admin = _make(AdminClient, settings, {"error_cb": problems.append}, logger)
-    found: dict[str, TopicDescription | Hidden] = {}
     asked = admin.describe_topics(
         TopicCollection(list(names)), include_authorized_operations=True, request_timeout=ADMIN_TIMEOUT_S
     )
-    for name, future in asked.items():
-        try:
-            found[name] = future.result(2 * ADMIN_TIMEOUT_S)
-        except KafkaException as problem:
-            error = problem.args[0]
-            if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                found[name] = Hidden.MISSING
-            elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                found[name] = Hidden.NOT_ALLOWED
-            else:
-                admin.poll(0)
-                reason = next((each for each in problems if each.code() in _TURNED_AWAY), error)
-                raise _unavailable(settings, reason) from problem
-    return found
+    turned_away_at: float | None = None
+    while not all(future.done() for future in asked.values()):
+        admin.poll(0.1)
+        refusal = next((error for error in problems if error.code() in _TURNED_AWAY), None)
+        # The client would go on trying, and another broker may let us in.
+        turned_away_at = turned_away_at or (time.monotonic() if refusal else None)
+        if refusal and turned_away_at and time.monotonic() - turned_away_at > TURNED_AWAY_AFTER_S:
+            raise _unavailable(settings, refusal)
+    return {name: _found(settings, future) for name, future in asked.items()}
+
+
+def _found(settings: KafkaSettings, answer: Future[TopicDescription]) -> TopicDescription | Hidden:
+    try:
+        return answer.result()
+    except KafkaException as problem:
+        match problem.args[0].code():
+            case KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return Hidden.MISSING
+            case KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                return Hidden.NOT_ALLOWED
+            case _:
+                raise _unavailable(settings, problem.args[0]) from problem
 
 
 def create_topics(settings: KafkaSettings) -> list[str]:

