@@ -146,7 +146,11 @@ def run(options: Options, folder: Path, say: Say, faults: Iterator[PlannedFault]
         store=options.store,
         interval_s=options.interval_s,
     )
-    say("starting Kafka, Triton and the store…")
+
+    def tell(text: str) -> None:
+        say(f"{time.monotonic() - started:6.0f} s  {text}")
+
+    tell("starting Kafka, Triton and the store")
     with ChaosStack(
         folder, brokers=options.brokers, store=options.store, group_protocol=options.group_protocol
     ) as stack:
@@ -163,8 +167,8 @@ def run(options: Options, folder: Path, say: Say, faults: Iterator[PlannedFault]
         watcher.start()
         try:
             _wait(lambda: watcher.seen > 0, stack, _FIRST_RESULT_TIMEOUT_S, "the first result")
-            say(f"first result after {time.monotonic() - started:.0f} s; now the faults")
-            _harm(options, planned, stack, injector, sender, watcher, say, bounded=faults is None)
+            tell("the first result is there; now the faults")
+            _harm(options, planned, stack, injector, sender, watcher, tell, bounded=faults is None)
         except (ServerError, TimeoutError) as problem:
             trouble.append(str(problem))
         injector.calm()
@@ -172,14 +176,14 @@ def run(options: Options, folder: Path, say: Say, faults: Iterator[PlannedFault]
             slot.choose_arm = lambda: None
             slot.thaw()
         sender.stop()
-        say(f"{sum(d.killed for d in stack.deaths())} kills, {len(sender.sent)} scans sent; now it may recover")
+        tell(f"{sum(d.killed for d in stack.deaths())} kills, {len(sender.sent)} scans sent; now it may recover")
         try:
             _wait(lambda: all_published(kafka), stack, options.finish_s, "the last scan's result")
         except (ServerError, TimeoutError) as problem:
             trouble.append(str(problem))
         for slot in stack.workers.values():
             slot.stop()
-        say("reading the history…")
+        tell("reading the history")
         all_faults = [*injector.faults, *(fault for each in stack.everything() for fault in each.faults)]
         history = read_history(
             kafka,
@@ -212,7 +216,7 @@ def _harm(
     *,
     bounded: bool,
 ) -> None:
-    began = told = due = time.monotonic()
+    told = due = time.monotonic()
     for fault in planned:
         due = max(due + fault.after_s, time.monotonic() - options.interval_s)
         while True:
@@ -226,12 +230,12 @@ def _harm(
                 raise TimeoutError(f"no result for {_STUCK_AFTER_S:.0f} s")
             if time.monotonic() - told > _PROGRESS_INTERVAL_S:
                 told = time.monotonic()
-                say(f"{told - began:6.0f} s  {kills:5d} kills  {len(sender.sent):6d} scans  {watcher.seen:6d} results")
+                say(f"{kills:5d} kills, {len(sender.sent)} scans, {watcher.seen} results")
             if time.monotonic() >= due:
                 break
             threading.Event().wait(0.05)
         happened = injector.inject(fault)
-        say(f"{time.monotonic() - began:6.0f} s  {fault.number:5d}  {fault}{'' if happened else '  (not now)'}")
+        say(f"{fault.number:5d}. {fault}{'' if happened else ' (not now)'}")
 
 
 def _wait(condition: Callable[[], bool], stack: ChaosStack, timeout_s: float, what: str) -> None:

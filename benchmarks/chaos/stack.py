@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Literal, Self, get_args
 
 from benchmarks.chaos.null_models import write_null_models
+from benchmarks.chaos.nursery import Nursery
 from benchmarks.chaos.supervisor import Arm, ChaosWorker, Death, Supervisor, WorkerSlot
 from deploy.local.kafka_cluster import KafkaCluster
 from deploy.local.proxy import Proxy
@@ -99,12 +100,14 @@ class ChaosStack:
         if self.store is not None:
             self.servers["store"] = Supervisor(self.store, "store")
         self.workers: dict[str, WorkerSlot] = {}
+        self._nursery = Nursery(folder / "nursery.log")
         self._redis: RedisStore | None = None
 
     def __enter__(self) -> Self:
         """Return when every server answers. Raises ServerError."""
         with ExitStack() as undo:
             undo.push(self._running)
+            undo.enter_context(self._nursery)
             servers: list[Server] = [*self.kafka.nodes, self.triton, *([self.store] if self.store else [])]
             self.kafka.provision()
             self.triton.provision()
@@ -166,7 +169,7 @@ class ChaosStack:
         variables = self.store.client_environment() if isinstance(self.store, S3) else {}
         if variables:
             variables["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{self.proxies['store'].port}"
-        process = ChaosWorker(self.folder / name, self.settings(names), name=name, variables=variables)
+        process = ChaosWorker(self._nursery, self.folder / name, self.settings(names), name=name, variables=variables)
         self.workers[name] = WorkerSlot(process, choose_arm, frozen_s)
         return self.workers[name]
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import TimeoutExpired
+from typing import Protocol
 
 from benchmarks.chaos.history import Fault
+from benchmarks.chaos.nursery import Child, Nursery
 from benchmarks.chaos.worker import POINTS
-from deploy.local.server import Server, ServerError
+from deploy.local.server import ServerError
 from deploy.local.worker import WorkerProcess
 from workers.settings import Settings
 
-_ROOT = Path(__file__).parents[2]
 # A JVM on a machine that does a hundred other things.
 _START_TIMEOUT_S = 120.0
 _STARTS_UNTIL_GONE = 3
+# More than `worker.drain_timeout_s` of these runs.
+_DRAIN_TIMEOUT_S = 20.0
 _LOOK_INTERVAL_S = 0.05
 # Kubernetes begins at 10 s. That would only make the run longer.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
@@ -41,13 +42,35 @@ class Death:
     why: str
 
 
+class Process(Protocol):
+    """What is supervised: a `Server`, or a worker."""
+
+    name: str
+
+    @property
+    def pid(self) -> int:
+        """Process id. Raises ServerError if it isn't running."""
+
+    def start(self, timeout_s: float) -> None:
+        """Start it. Raises ServerError."""
+
+    def restart(self, timeout_s: float) -> None:
+        """Start it again, as it was. Raises ServerError."""
+
+    def stop(self) -> None:
+        """Stop it."""
+
+    def check(self) -> None:
+        """Raise ServerError if it has ended."""
+
+
 class Supervisor:
     """Runs one server, and starts it again at the same address whenever it has died. Thread-safe.
 
     `role` is worker, triton, broker or store. `gone` is a sentence once it could not be started several times.
     """
 
-    def __init__(self, server: Server, role: str) -> None:
+    def __init__(self, server: Process, role: str) -> None:
         self.server = server
         self.role = role
         self.gone: str | None = None
@@ -201,33 +224,75 @@ class Arm:
         return [f"--at={self.point}:{self.nth}", *(["--stop"] if self.stop else [])]
 
 
-class ChaosWorker(WorkerProcess):
-    """`benchmarks.chaos.worker` as a child process; `arm` and `broken` are those of its next start."""
+class ChaosWorker:
+    """`benchmarks.chaos.worker`, forked by the nursery; `arm` and `broken` are those of its next start.
+
+    A worker counts as started at once: it may have to wait for servers, and may be killed meanwhile.
+    """
 
     def __init__(
-        self, folder: Path, settings: Settings, *, name: str = "worker", variables: Mapping[str, str] | None = None
+        self,
+        nursery: Nursery,
+        folder: Path,
+        settings: Settings,
+        *,
+        name: str,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         """`variables` are added to its environment."""
-        super().__init__(folder, settings)
         self.name = name
         self.log = folder / f"{name}.log"
         self.arm: Arm | None = None
         self.broken: str | None = None
-        self._variables = dict(variables or {})
+        self._nursery = nursery
+        self._environment = {**WorkerProcess(folder, settings).environment(), **(variables or {})}
+        self._child: Child | None = None
 
-    def prepare(self) -> list[str]:
-        """The command. It finds a port for its metrics by itself."""
-        self._http_port = 0
+    @property
+    def pid(self) -> int:
+        """Process id. Raises ServerError if it isn't running."""
+        return self._running().pid
+
+    @property
+    def status(self) -> int | None:
+        """Exit status once it has ended, negative for a signal."""
+        return self._running().status
+
+    def start(self, timeout_s: float = 0.0) -> None:
+        """Fork it. Raises ServerError."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         options = [*(self.arm.arguments if self.arm else []), *([f"--break={self.broken}"] if self.broken else [])]
-        return [sys.executable, "-m", "benchmarks.chaos.worker", *options]
+        self._child = self._nursery.start(options, self._environment, self.log)
 
-    def environment(self) -> dict[str, str]:
-        """Its settings, and where this program lies."""
-        return {**super().environment(), "PYTHONPATH": str(_ROOT), **self._variables}
+    def restart(self, timeout_s: float = 0.0) -> None:
+        """End it if it runs, and whatever it has left behind, and fork the next."""
+        self.stop()
+        self.start()
 
-    def ready(self) -> bool:
-        """A worker counts as started at once: it may have to wait for others, and may be killed meanwhile."""
-        return True
+    def stop(self) -> None:
+        """SIGTERM, as a pod gets it; SIGKILL to all that is left. Safe to call twice."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        if child.status is None:
+            with suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGTERM)
+            child.ended.wait(_DRAIN_TIMEOUT_S)
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.ended.wait(_DRAIN_TIMEOUT_S)
+
+    def check(self) -> None:
+        """Raise ServerError if it has ended."""
+        child = self._running()
+        if child.ended.is_set():
+            lines = self.log.read_text(errors="replace").splitlines()[-3:]
+            raise ServerError(f"{self.name} ended with status {child.status}: {' / '.join(lines)[-600:]}")
+
+    def _running(self) -> Child:
+        if self._child is None:
+            raise ServerError(f"{self.name} is not running")
+        return self._child
 
 
 class WorkerSlot(Supervisor):
@@ -260,8 +325,8 @@ class WorkerSlot(Supervisor):
 
     def _suicide(self) -> str | None:
         arm = self.worker.arm
-        with suppress(ServerError, TimeoutExpired):
-            if arm is not None and not arm.stop and self.worker.wait(0) == -signal.SIGKILL:
+        with suppress(ServerError):
+            if arm is not None and not arm.stop and self.worker.status == -signal.SIGKILL:
                 return arm.point
         return None
 
