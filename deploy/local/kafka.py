@@ -102,7 +102,7 @@ class Kafka(Server):
         serve = [*java, "kafka.Kafka", str(properties)]
         if (data / "meta.properties").exists():
             return serve
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster = self._cluster_id()
         # Joined by "=": one id in 64 begins with "-", and would be taken for an option.
         tool = [*java, "kafka.tools.StorageTool", "format", f"--config={properties}", f"--cluster-id={cluster}"]
         # In the child, where it takes nobody's time: two JVMs, one after the other, in one process id.
@@ -123,6 +123,9 @@ class Kafka(Server):
         telling = ("ERROR", "FATAL", "Caused by", "Exception", "Error:")
         lines = [line for line in log.splitlines() if any(word in line for word in telling)]
         return lines[-8:] or super().explanation(log)
+
+    def _cluster_id(self) -> str:
+        return new_cluster_id()
 
     def _configuration(self, data: Path) -> str:
         broker, controller, *further = self._ports
@@ -158,3 +161,8 @@ class Kafka(Server):
             tls, sasl = further
             settings |= self._security.properties(broker, tls, sasl, controller)
         return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def new_cluster_id() -> str:
+    """An id as Kafka's own tool makes them: 16 random bytes, 22 characters."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
