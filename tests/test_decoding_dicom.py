@@ -218,6 +218,10 @@ def test_several_frames_are_refused_with_their_number(decoder: Decoder) -> None:
     assert rejected.message.startswith("unsupported format: DICOM with 16 frames: send each frame as a scan of its own")
 
 
+def test_an_object_that_ends_before_it_says_what_it_is_counts_as_damaged(decoder: Decoder) -> None:
+    assert rejection(decoder, bytes(128) + b"DICM").reason is Reason.DAMAGED
+
+
 def test_objects_without_pixels_are_refused_as_that(decoder: Decoder) -> None:
     plan = Dataset()
     plan.file_meta = FileMetaDataset()

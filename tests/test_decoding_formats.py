@@ -30,6 +30,10 @@ from workers.errors import Reason, ScanRejected
         ("patient äöü".encode(), "text"),
         (b"\0" * 600, "of no kind that is known here"),
         (b"\x02", "of no kind that is known here"),
+        (b"\xff", "of no kind that is known here"),
+        (b"\xff\xd8", "of no kind that is known here"),
+        ("ä".encode()[:1] * 2, "of no kind that is known here"),
+        (b"patient \xc3", "text"),
     ],
 )
 def test_what_is_not_supported_is_named_beside_what_is(start: bytes, name: str) -> None:

@@ -222,6 +222,13 @@ def test_a_jpeg_with_thousands_of_scans_is_refused_unread(decoder: Decoder) -> N
     assert rejection(decoder, jpeg[:-2] + last * 2000 + jpeg[-2:]).reason is Reason.TOO_LARGE
 
 
+@pytest.mark.parametrize("bytes_left", [3, 20, 150])
+def test_a_jpeg_cut_in_its_header_is_refused_in_words_for_people(decoder: Decoder, bytes_left: int) -> None:
+    rejected = rejection(decoder, encoded(picture(), "JPEG")[:bytes_left])
+
+    assert rejected.message == "the JPEG is damaged: its header can't be read; send it again"
+
+
 def test_a_damaged_signature_is_told_from_an_unknown_format(decoder: Decoder) -> None:
     in_text_mode = encoded(picture(16, 16), "PNG").replace(b"\r\n", b"\n")
 

@@ -283,6 +283,8 @@ def test_kafka_failures_are_explained_without_the_stack_trace(tmp_path: Path) ->
         ),
         (
             'E0101 1 server.cc:241] "CudaDriverHelper has not been initialized."\n'
+            'E0101 1 ensemble_scheduler.cc:1468] "unable to create stream for tumor_segmentation: CUDA driver version '
+            'is insufficient for CUDA runtime version"\n'
             "I0101 1 server.cc:1] fine\nerror: creating server: Internal - failed to stat file /models\n",
             ["error: creating server: Internal - failed to stat file /models"],
         ),

@@ -217,7 +217,8 @@ def test_manifests_in_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
     [
         ("path,uri\n,\n", "m.csv:2: give either"),
         ("path\nmissing.png\n", "m.csv:2: .*not a file"),
-        ("uri\nhttp://x/y\n", "unknown scheme"),
+        ("uri\nhttp://x/y\n", "m.csv:2: http://x/y: unknown scheme"),
+        ("path,scan_id\nscan,1.png,s1\n", "m.csv:2: more cells"),
     ],
 )
 def test_a_bad_manifest_names_its_line(tmp_path: Path, text: str, problem: str) -> None:

@@ -79,8 +79,11 @@ def read_manifest(manifest: Path) -> list[Submission]:
         uri, path = row.get("uri"), row.get("path")
         if bool(uri) == bool(path):
             raise UserError(f"{manifest}:{number}: give either `uri` or `path`")
-        # As in find_scans: one file has one address, however it is named.
-        local = _local_path(uri) if uri else Path(os.path.abspath(manifest.parent / str(path)))  # noqa: PTH100
+        try:
+            # As in find_scans: one file has one address, however it is named.
+            local = _local_path(uri) if uri else Path(os.path.abspath(manifest.parent / str(path)))  # noqa: PTH100
+        except UserError as problem:
+            raise UserError(f"{manifest}:{number}: {problem}") from None
         if local is not None and not local.is_file():
             raise UserError(f"{manifest}:{number}: {local} is not a file")
         submissions.append(
@@ -247,6 +250,8 @@ def _manifest_rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
         rows = csv.DictReader(io.StringIO(text, newline=""))
         try:
             for row in rows:
+                if None in row:
+                    raise UserError(f"{manifest}:{rows.line_num}: more cells than columns; quote a text with commas")
                 yield rows.line_num, row
         except csv.Error as problem:
             raise UserError(f"{manifest}:{rows.line_num}: {problem}") from problem

@@ -19,6 +19,8 @@ _PROBE_TIMEOUT_S = 1.0
 # Requests that are still running when it is asked to stop get this long.
 _EXIT_TIMEOUT_S = 3
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps what shm_open() names
+# Triton logs it as an error that a machine has no GPU, and then works without one.
+_NO_GPU = ("CudaDriverHelper", "CUDA driver version is insufficient")
 _MODEL_ROW = re.compile(r"^\| *(\S*) *\| *(\S*) *\| (.*?) *\|$")
 
 
@@ -167,9 +169,10 @@ class Triton(Server):
                     problems.append(f"model {model}, version {version}: {text}")
             elif continues and not text.lstrip().startswith("<frozen"):
                 problems[-1] = f"{problems[-1]} {text.strip()}".rstrip()
-        # "CudaDriverHelper" is all that Triton's error log says of a machine without a GPU.
         errors = [
-            line for line in log.splitlines() if re.match(r"E\d{4} |error:", line) and "CudaDriverHelper" not in line
+            line
+            for line in log.splitlines()
+            if re.match(r"E\d{4} |error:", line) and not any(sign in line for sign in _NO_GPU)
         ]
         return problems or errors[-8:] or super().explanation(log)
 

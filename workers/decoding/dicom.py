@@ -63,6 +63,7 @@ PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 # Nothing else is read: neither names and dates, nor megabytes of private data.
 TAGS = [
     *PIXEL_DATA,
+    "SOPClassUID",
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
     "Rows",
@@ -127,7 +128,8 @@ def _read(data: bytes) -> Dataset:
     dataset = dcmread(BytesIO(data), force=True, specific_tags=cast(Any, TAGS))
     if any(name in dataset for name in PIXEL_DATA):
         return dataset
-    if "Rows" in dataset or "Image Storage" in UID(dataset.file_meta.get("MediaStorageSOPClassUID", "")).name:
+    kind = UID(dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID") or "").name
+    if "Rows" in dataset or "Image Storage" in kind or not kind:
         raise _damaged("it ends before its pixel data")
     raise ScanRejected(
         Reason.NO_PIXEL_DATA,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import zlib
 from enum import Enum
@@ -100,9 +101,12 @@ def _guess_in_gzip(data: bytes) -> str:
 
 
 def _guess_text(start: bytes) -> str:
-    # An incomplete character at the cut is no reason to doubt a text.
-    text = start.decode("utf-8", errors="ignore")
-    if len(text.encode()) < len(start) - 3 or any(ord(letter) < 32 and letter not in "\t\n\f\r" for letter in text):
+    try:
+        # Not final: an incomplete character at the cut is no reason to doubt a text.
+        text, _ = codecs.utf_8_decode(start, "strict", False)
+    except UnicodeDecodeError:
+        text = ""
+    if not text or any(ord(letter) < 32 and letter not in "\t\n\f\r" for letter in text):
         return "of no kind that is known here"
     stripped = text.lstrip("\ufeff \t\r\n")
     if stripped.startswith("<"):

@@ -114,4 +114,6 @@ def _jpeg_rejection(error: ValueError) -> ScanRejected:
         raise MemoryError from error
     if text.startswith("Unsupported"):
         return unsupported("this is a JPEG of a rare kind (such as 12-bit or hierarchical)")
+    if text.startswith("tj"):  # a function of the library, which says no more of a header than that it failed
+        return ScanRejected(Reason.DAMAGED, "the JPEG is damaged: its header can't be read; send it again")
     return ScanRejected(Reason.DAMAGED, f"the JPEG is damaged: {text[:1].lower()}{text[1:100]}; send it again")

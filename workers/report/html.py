@@ -62,7 +62,9 @@ class Section:
 REVIEW = Section(
     "review", "For review", "The classifier and the mask disagree, or the classifier is not sure: a person should look."
 )
-OUTLINED = Section("outlined", "Tumour outlined", "The line runs along the edge of the stored mask.")
+OUTLINED = Section(
+    "outlined", "Tumour outlined", "The classifier agrees. The line runs along the edge of the stored mask."
+)
 CLEAR = Section(
     "clear",
     "No tumour outlined",
