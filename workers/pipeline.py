@@ -42,6 +42,9 @@ from workers.sources import Sources
 from workers.stores import MaskStore, mask_key
 from workers.verdict import ClassVerdict, disagreement, encode_mask, judge_class, measure_mask
 
+# What is said of a scan that has taken a step.
+_PAST = {"read": "read", "decode": "decoded", "classify": "classified", "segment": "segmented", "store": "stored"}
+
 
 @dataclass(slots=True)
 class Scan:
@@ -211,7 +214,7 @@ class Pipeline:
         self._metrics.step.labels(name).observe(seconds)
         for scan in underway:
             scan.timing_ms[name] = round(seconds * 1000, 3)
-        self._passed(name)
+        self._passed(_PAST[name])
 
     def _outcome(self, scan: Scan, served: ServedModels | None) -> Outcome:
         if scan.status is None:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
     """Consume scans until SIGTERM or SIGINT, then drain. A second signal exits at once: nothing is lost by that.
 
-    `passed` hears of each point on the way: after `taken`, after each step of the pipeline, by its name, and
+    `passed` hears of each point on the way: `taken`, `read`, `decoded`, `classified`, `segmented`, `stored`, and
     `checkpoint.begun`, `.produced`, `.offsets_sent`, `.committed`, `.moved`. Tests let the worker die there.
 
     Raises UserError for settings that can't work, and whatever stopped the worker if that is our own fault.

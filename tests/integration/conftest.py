@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from benchmarks.chaos.null_models import set_delay, write_null_models
 from deploy.local.stack import Stack
+from deploy.local.triton import Triton
+from deploy.local.worker import WorkerProcess
 from workers.kafka import make_producer
 from workers.messages import ScanResult
 from workers.settings import KafkaSettings, Settings, SourceSettings, StoreSettings, TritonSettings, WorkerSettings
@@ -65,3 +70,37 @@ def submit(settings: Settings) -> Callable[..., list[str]]:
 def read_all_results(kafka: KafkaSettings) -> list[ScanResult]:
     """What a reader of committed messages sees up to the topic's end."""
     return [result for result in read_results(kafka, follow=False) if result is not None]
+
+
+@dataclass(frozen=True)
+class NullModels:
+    """A Triton of its own whose models cost nothing, or as long as a test wants."""
+
+    triton: Triton
+    folder: Path
+
+    def take(self, seconds: float) -> None:
+        """Let the classifier take that long for a batch from now on."""
+        set_delay(self.folder, seconds)
+
+
+@pytest.fixture(scope="module")
+def null_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NullModels]:
+    """Real Triton with models that answer at once."""
+    folder = tmp_path_factory.mktemp("null")
+    with Triton(folder / "triton", write_null_models(folder / "models")) as triton:
+        yield NullModels(triton, folder / "models")
+
+
+@pytest.fixture
+def quick(settings: Settings, null_models: NullModels) -> Settings:
+    """Settings of a worker that asks those models."""
+    null_models.take(0)
+    return settings.model_copy(update={"triton": TritonSettings(url=null_models.triton.grpc_url)})
+
+
+def page(worker: WorkerProcess, name: str) -> str:
+    """One of a worker's pages, such as `/metrics`."""
+    with urllib.request.urlopen(worker.url(name), timeout=10) as answer:
+        text: bytes = answer.read()
+    return text.decode()
