@@ -22,15 +22,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-<<<<<<< HEAD
-from tests.integration.security.conftest import ROLES, SCANS, TIMEOUT_S, TOPICS, Broker
+from tests.integration.security.conftest import ROLES, SCANS, TIMEOUT_S, TOPICS, Broker, from_the_document
 from workers.checkpoint import Member, TransactionalPublisher
 from workers.dead import Redrive, read_dead
-=======
-from tests.integration.security.conftest import ROLES, SCANS, TIMEOUT_S, TOPICS, Broker, from_the_document
-from workers.checkpoint import Outcome, Partition, Publisher, ScanMessage
-from workers.dead import read_dead, redrive_all
->>>>>>> security
 from workers.errors import Reason, UserError
 from workers.kafka import (
     Hidden,
