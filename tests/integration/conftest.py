@@ -83,6 +83,12 @@ class NullModels:
         """Let the classifier take that long for a batch from now on."""
         set_delay(self.folder, seconds)
 
+    def restart(self) -> None:
+        """End whatever takes long, and answer at once again."""
+        self.take(0)
+        self.triton.stop()
+        self.triton.restart()
+
 
 @pytest.fixture(scope="module")
 def null_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NullModels]:

@@ -21,13 +21,14 @@ from deploy.local.stack import Stack
 from deploy.local.triton import Triton
 from deploy.local.worker import WorkerProcess
 from tests.conftest import wait_for
-from tests.integration.conftest import ROOT, SAMPLES, read_all_results
+from tests.integration.conftest import ROOT, SAMPLES, NullModels, read_all_results
 from workers.dead import Redrive, read_dead
 from workers.errors import Reason
 from workers.kafka import create_topics, make_consumer, make_producer
 from workers.messages import ScanResult, Status
 from workers.settings import Settings, TritonSettings
 from workers.submission import Submitter, find_scans, submit_all
+from workers.topics import read_topic
 
 Submit = Callable[..., list[str]]
 
@@ -107,6 +108,69 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(settings: Settings, s
 
     assert Counter(r.scan_id for r in results) == Counter(scan_ids)
     assert all(mask_of(r).is_file() for r in results if r.status is Status.SEGMENTED)
+
+
+def test_a_second_signal_ends_at_once_and_loses_nothing(
+    quick: Settings, null_models: NullModels, submit: Submit, tmp_path: Path
+) -> None:
+    create_topics(quick.kafka)
+    null_models.take(600)
+    scan_ids = submit(many_copies(tmp_path / "scans", 6))
+
+    with WorkerProcess(tmp_path / "first", quick) as first:
+        wait_for(lambda: b"mristream_scans_in_flight 0.0" not in metrics(first), "scans in flight")
+        os.kill(first.pid, signal.SIGTERM)
+        wait_for(lambda: "SIGTERM" in first.log.read_text(), "the first signal to be heard")
+        os.kill(first.pid, signal.SIGTERM)
+        assert first.wait(5) == 128 + signal.SIGTERM
+    null_models.restart()
+    with WorkerProcess(tmp_path / "second", quick):
+        results = results_of(quick, 6)
+
+    assert Counter(r.scan_id for r in results) == Counter(scan_ids)
+
+
+def test_what_takes_too_long_to_drain_is_left_to_the_next_worker(
+    quick: Settings, null_models: NullModels, submit: Submit, tmp_path: Path
+) -> None:
+    hasty = quick.model_copy(update={"worker": quick.worker.model_copy(update={"drain_timeout_s": 1.0})})
+    create_topics(hasty.kafka)
+    null_models.take(600)
+    scan_ids = submit(many_copies(tmp_path / "scans", 6))
+
+    with WorkerProcess(tmp_path / "first", hasty) as first:
+        wait_for(lambda: b"mristream_scans_in_flight 0.0" not in metrics(first), "scans in flight")
+        os.kill(first.pid, signal.SIGTERM)
+        assert first.wait(20) == 0
+        assert "left to the next worker" in first.log.read_text()
+    null_models.restart()
+    with WorkerProcess(tmp_path / "second", hasty):
+        results = results_of(hasty, 6)
+
+    assert Counter(r.scan_id for r in results) == Counter(scan_ids)
+
+
+def test_without_transactions_a_killed_worker_loses_nothing_and_doubles_can_be_told(
+    quick: Settings, submit: Submit, tmp_path: Path
+) -> None:
+    plain = quick.model_copy(update={"kafka": quick.kafka.model_copy(update={"delivery": "at_least_once"})})
+    create_topics(plain.kafka)
+    scan_ids = submit(many_copies(tmp_path / "scans", 150))
+
+    with WorkerProcess(tmp_path / "first", plain) as first:
+        wait_for(partial(has_published, first), "progress")
+        os.kill(first.pid, signal.SIGKILL)
+    with WorkerProcess(tmp_path / "second", plain):
+        wait_for(lambda: {r.scan_id for r in read_all_results(plain.kafka)} == set(scan_ids), "all results")
+
+    places: dict[str, set[tuple[bytes, ...]]] = {}
+    for message in read_topic(plain.kafka, plain.kafka.results_topic, follow=False):
+        if message is not None:
+            headers = {name: value or b"" for name, value in message.headers() or []}
+            place = tuple(headers[f"mristream_{name}"] for name in ("topic", "partition", "offset"))
+            places.setdefault(headers["ce_id"].decode(), set()).add(place)
+    assert all(len(of_scan) == 1 for of_scan in places.values()), "results of one message say the same place"
+    assert len(read_all_results(plain.kafka)) <= len(scan_ids) + plain.worker.unpublished_scans
 
 
 def test_two_workers_share_the_scans(settings: Settings, submit: Submit, tmp_path: Path) -> None:
