@@ -5,25 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaException, Message
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
 from workers.caution import Caution, Note
-from workers.checkpoint import Member, Passed, Publisher, nothing_hears
-from workers.errors import Reason, Unavailable
+from workers.checkpoint import Passed, Publisher, nothing_hears
+from workers.errors import Reason
 from workers.lane import Lane
-from workers.messages import Headers, Status
+from workers.messages import Headers
 from workers.messages import Lane as LaneName
 from workers.metrics import Metrics
-from workers.notes import Found, Notebook
 from workers.pipeline import Pipeline
 from workers.progress import Outcome, Partition, Progress, ScanMessage
-from workers.retry import FIRST_DELAY_S, GaveUp, Patience
+from workers.publishing import Publishing
+from workers.retry import GaveUp, Patience
 from workers.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,6 @@ TURN_S = 0.05
 # With scans in flight the wait is short: what comes fills the next batch.
 BUSY_TURN_S = 0.005
 LAG_INTERVAL_S = 2.0
-# Leaving in good order is a courtesy to the next worker; a Kafka that is down must not hold up the end.
-LEAVE_TIMEOUT_S = 2.0
 
 
 @dataclass(slots=True)
@@ -62,22 +60,19 @@ class Worker:
     ) -> None:
         """`lanes` in the order of their priority."""
         self._lanes = list(lanes)
-        self._publisher = publisher
-        self._notebook = Notebook(publisher)
         self._pipeline = pipeline
         self._patience = patience
         self._metrics = metrics
         self._settings = settings
         self._passed = passed
         self._progress = Progress()
+        self._publishing = Publishing(
+            publisher, self._progress, patience=patience, metrics=metrics, settings=settings, passed=passed
+        )
         self._caution = Caution(settings.attempts, reach=settings.batch_scans * settings.batches_in_flight)
         self._batches: list[_Batch] = []
         # One more than routine batches: a STAT scan never waits for a thread.
         self._threads = ThreadPoolExecutor(settings.batches_in_flight + 1, thread_name_prefix="batch")
-        self._publishing_thread = ThreadPoolExecutor(1, thread_name_prefix="publish")
-        self._publishing: Future[None] | None = None
-        self._being_published: list[Outcome] = []
-        self._oldest_finished_at: float | None = None
         self._lag_at = 0.0
         self._stopping = threading.Event()
         self._longest_turn_s = 0.0
@@ -112,8 +107,7 @@ class Worker:
             self._patience.stop()
             # Whoever is still at it now is too late: nothing of it will be published.
             self._threads.shutdown(wait=False, cancel_futures=True)
-            self._publishing_thread.shutdown(wait=False)
-            self._publisher.close()
+            self._publishing.close()
             for lane in self._lanes:
                 lane.consumer.close()
 
@@ -122,7 +116,7 @@ class Worker:
         if not self._take():
             self._wait_a_moment()
         self._collect()
-        self._publish_if_due()
+        self._publishing.publish_if_due(self._lanes, more_to_come=bool(self._batches))
         self._measure_lag()
 
     def _note_turn(self) -> None:
@@ -193,21 +187,12 @@ class Worker:
                     f"{note.begun - 1} workers died while they worked on this scan alone; it was not opened again",
                 )
             ]
-        self._patience.insist("kafka", lambda: self._mark(lane, message, note))
+        self._patience.insist("kafka", partial(self._publishing.mark, lane, message, note))
         return self._pipeline.process([message], lane.name)
-
-    def _mark(self, lane: Lane, message: ScanMessage, note: Note) -> None:
-        mark = partial(self._notebook.mark, lane.member(), message.partition, message.offset, note)
-        try:
-            self._publishing_thread.submit(mark).result()
-        except KafkaException as problem:
-            raise Unavailable("kafka", f"a note can't be written: {problem}") from problem
 
     def _wait_a_moment(self) -> None:
         """Let time pass until a batch or a publication ends, or scans may have come."""
-        futures: list[Future[Any]] = [batch.future for batch in self._batches]
-        if self._publishing is not None:
-            futures.append(self._publishing)
+        futures: list[Future[Any]] = [*(batch.future for batch in self._batches), *self._publishing.pending()]
         rooms = [lane for lane in self._lanes if self._has_room(lane)]
         if futures:
             wait(futures, BUSY_TURN_S if rooms else TURN_S, FIRST_COMPLETED)
@@ -226,7 +211,8 @@ class Worker:
         for batch in self._batches:
             if batch.alone is not None and not batch.future.done() and self._patience.down():
                 # Whoever dies while it waits for somebody else didn't die of this scan.
-                self._unmark(batch)
+                self._publishing.take_back(batch.lane, batch.messages[0], batch.alone)
+                batch.alone = None
         done = [batch for batch in self._batches if batch.future.done()]
         if not done:
             return
@@ -236,98 +222,21 @@ class Worker:
                 self._progress.finish(batch.future.result())
             except GaveUp as reason:
                 log.warning("a batch of %d scans is left to the next worker: %s", len(batch.messages), reason)
-        if self._oldest_finished_at is None:
-            self._oldest_finished_at = time.monotonic()
+        self._publishing.something_finished()
         self._measure_flight()
 
     def _collect_opened(self) -> None:
+        """Be careful where workers have died before."""
         for lane in self._lanes:
-            for opening in [future for future in lane.opening if future.done()]:
-                partitions = [p for p in lane.opening.pop(opening) if self._progress.owns(p)]
-                try:
-                    found = opening.result()
-                except KafkaException as problem:
-                    log.warning("the notes of %s can't be read, trying again: %s", _names(partitions), problem)
-                    self._open(lane, partitions, FIRST_DELAY_S)
-                    continue
-                for place in found:
-                    if place.note.suspicious and self._progress.owns(place.partition):
-                        log.warning(
-                            "%s from %d on is suspect (%s): scans there are taken one at a time",
-                            _names([place.partition]),
-                            place.offset,
-                            place.note,
-                        )
-                        self._caution.suspect(place.partition, place.offset, place.note)
-
-    def _open(self, lane: Lane, partitions: Sequence[Partition], delay_s: float = 0.0) -> None:
-        if not partitions or self._stopping.is_set():
-            return
-        member = lane.member()
-
-        def open_after_delay() -> list[Found]:
-            self._stopping.wait(delay_s)
-            return self._notebook.open(member, partitions)
-
-        lane.opening[self._publishing_thread.submit(open_after_delay)] = list(partitions)
-
-    def _unmark(self, batch: _Batch) -> None:
-        (message,), note, batch.alone = batch.messages, batch.alone, None
-        assert note is not None  # noqa: S101 - its only caller has looked
-        before = Note(note.opened, note.begun - 1)
-        mark = partial(self._notebook.mark, batch.lane.member(), message.partition, message.offset, before)
-        self._publishing_thread.submit(_log_failure, mark, "a note can't be taken back")
-
-    def _publish_if_due(self) -> None:
-        self._publishing_done()
-        now = time.monotonic()
-        if self._publishing is not None or self._oldest_finished_at is None or self._patience.next_try_s("kafka"):
-            return
-        # 2. The finished prefix of each partition. (1. Its masks are stored: that is what "finished" means.)
-        finished = self._progress.finished_prefix()
-        if not finished and "kafka" in self._patience.down():
-            # What could not be published is another worker's now. Whether Kafka is back, the next scans will show.
-            self._patience.answered("kafka")
-        due = now - self._oldest_finished_at >= self._settings.checkpoint_interval_s
-        # Nothing else in flight: waiting would bring no company, only latency.
-        if finished and (due or not self._batches or len(finished) >= self._settings.checkpoint_scans):
-            self._oldest_finished_at = None
-            self._being_published = finished
-            members = [lane.member() for lane in self._lanes]
-            self._publishing = self._publishing_thread.submit(self._publish, finished, members)
-
-    def _publish(self, outcomes: Sequence[Outcome], members: Sequence[Member]) -> None:
-        with self._metrics.step.labels("commit").time():
-            self._publisher.publish(outcomes, members)
-
-    def _publishing_done(self) -> None:
-        """Move the windows past what has been published; note a failure, after which the same scans are due again."""
-        if self._publishing is None or not self._publishing.done():
-            return
-        publishing, outcomes = self._publishing, self._being_published
-        self._publishing, self._being_published = None, []
-        try:
-            publishing.result()
-        except KafkaException as problem:
-            self._patience.missed(Unavailable("kafka", f"{len(outcomes)} results can't be published: {problem}"))
-            self._oldest_finished_at = self._oldest_finished_at or time.monotonic()
-            return
-        self._patience.answered("kafka")
-        # 7. The windows move past what is published.
-        self._progress.move(outcomes)
-        self._passed("checkpoint.moved")
-        self._count(outcomes)
-        if self._oldest_finished_at is None and self._progress.finished_prefix():
-            self._oldest_finished_at = time.monotonic()
-
-    def _count(self, published: Sequence[Outcome]) -> None:
-        now_ms = time.time() * 1000
-        for outcome in published:
-            result = outcome.result
-            self._metrics.scans.labels(result.status, result.lane).inc()
-            self._metrics.end_to_end.labels(result.lane).observe(max(0.0, now_ms - outcome.message.timestamp_ms) / 1000)
-            if result.status is Status.REJECTED and result.reason is not None:
-                self._metrics.rejects.labels(result.reason.code, result.reason.step).inc()
+            for place in self._publishing.opened(lane):
+                if place.note.suspicious:
+                    log.warning(
+                        "%s from %d on is suspect (%s): scans there are taken one at a time",
+                        _names([place.partition]),
+                        place.offset,
+                        place.note,
+                    )
+                    self._caution.suspect(place.partition, place.offset, place.note)
 
     # Letting go
 
@@ -340,7 +249,7 @@ class Worker:
         if left:
             log.warning("%d scans are left to the next worker: the drain took too long", left)
         for lane in self._lanes:
-            self._leave(lane, [p for p in self._progress.partitions() if p.topic == lane.topic])
+            self._publishing.leave(lane, [p for p in self._progress.partitions() if p.topic == lane.topic])
         self.drained = not left
 
     def _finish(self, partitions: Sequence[Partition] | None, deadline: float) -> None:
@@ -349,32 +258,27 @@ class Worker:
             pending = [
                 b for b in self._batches if partitions is None or any(m.partition in partitions for m in b.messages)
             ]
-            if not pending and self._publishing is None and not self._progress.finished_prefix():
+            futures: list[Future[Any]] = [*(batch.future for batch in pending), *self._publishing.pending()]
+            if not futures and not self._progress.finished_prefix():
                 break
-            futures: list[Future[Any]] = [batch.future for batch in pending]
-            if self._publishing is not None:
-                futures.append(self._publishing)
-            wait(futures, TURN_S, FIRST_COMPLETED)
+            if futures:
+                wait(futures, TURN_S, FIRST_COMPLETED)
+            else:  # what is finished can't be published yet: Kafka is down
+                time.sleep(BUSY_TURN_S)
             self._collect()
-            self._publish_if_due()
+            self._publishing.publish_if_due(self._lanes, more_to_come=bool(self._batches))
             self._note_turn()
-
-    def _leave(self, lane: Lane, partitions: Sequence[Partition]) -> None:
-        """Say beside the partitions' offsets that we leave in good order, if Kafka answers soon."""
-        if partitions:
-            close = partial(self._notebook.close, lane.member(), partitions)
-            wait([self._publishing_thread.submit(_log_failure, close, "notes can't be closed")], LEAVE_TIMEOUT_S)
 
     def _on_assign(self, lane: Lane, partitions: list[Partition]) -> None:
         log.info("assigned: %s", _names(partitions))
         self._progress.assign(partitions)
-        self._open(lane, partitions)
+        self._publishing.open(lane, partitions)
 
     def _on_revoke(self, lane: Lane, partitions: list[Partition]) -> None:
         log.info("revoked: %s, %d scans unpublished", _names(partitions), self._progress.unpublished(partitions))
         if not self._stopping.is_set():
             self._finish(partitions, time.monotonic() + self._settings.revoke_timeout_s)
-            self._leave(lane, partitions)
+            self._publishing.leave(lane, partitions)
         self._drop(lane, partitions)
 
     def _on_lost(self, lane: Lane, partitions: list[Partition]) -> None:
@@ -424,13 +328,6 @@ def _scan_message(message: Message) -> ScanMessage:
         headers=tuple(cast(Headers, message.headers() or ())),
         timestamp_ms=int(time.time() * 1000) if kind == TIMESTAMP_NOT_AVAILABLE else timestamp_ms,
     )
-
-
-def _log_failure(call: Callable[[], None], what: str) -> None:
-    try:
-        call()
-    except KafkaException as problem:
-        log.warning("%s: %s", what, problem)
 
 
 def _names(partitions: Iterable[Partition]) -> str:

@@ -147,9 +147,10 @@ def test_history_can_be_named_by_offsets(environment: Settings, slice_: bytes) -
     ],
 )
 def test_a_replay_that_is_asked_for_wrongly_is_explained(
-    environment: Settings, arguments: list[str], says: str
+    environment: Settings, slice_: bytes, arguments: list[str], says: str
 ) -> None:
     create_topics(environment.kafka)
+    send(environment, environment.kafka.scans_topic, "old", 1, slice_)
 
     outcome = command("submit", *arguments)
 
