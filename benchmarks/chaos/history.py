@@ -87,7 +87,7 @@ class History:
     """Everything that a run left behind.
 
     `masks` has the SHA-256 of what lies at each URI, and no entry where nothing lies. `committed` and `ends` are, by
-    partition of the scans topic, the group's offset and the end of the log. `acknowledged` are the scans that Kafka
+    partition of the scans' topics, the group's offset and the end of the log. `acknowledged` are the scans that Kafka
     said it has. `withheld` counts results that were written and never shown, as their transaction was aborted.
     """
 
@@ -96,8 +96,8 @@ class History:
     expected: Mapping[str, Expected]
     masks: Mapping[str, str]
     dead: Sequence[Dead] = ()
-    committed: Mapping[int, int] = field(default_factory=dict)
-    ends: Mapping[int, int] = field(default_factory=dict)
+    committed: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    ends: Mapping[tuple[str, int], int] = field(default_factory=dict)
     acknowledged: Sequence[Place] = ()
     faults: Sequence[Fault] = ()
     withheld: int = 0
@@ -166,10 +166,10 @@ def check(history: History) -> Verdict:
     _check_dead(history, answers, defects)
     defects[Defect.OUT_OF_ORDER] += _out_of_order(history.results)
     defects[Defect.OFFSET] += [
-        f"partition {partition}: {history.committed.get(partition)} of {end}"
-        for partition, end in history.ends.items()
+        f"{topic}[{partition}]: {history.committed.get((topic, partition))} of {end}"
+        for (topic, partition), end in history.ends.items()
         # A partition that never had a scan need not have an offset.
-        if history.committed.get(partition, 0) != end
+        if history.committed.get((topic, partition), 0) != end
     ]
     held = {scan.place for scan in history.scans}
     defects[Defect.GONE] += [str(place) for place in history.acknowledged if place not in held]

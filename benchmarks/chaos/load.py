@@ -25,6 +25,8 @@ from workers.verdict import encode_mask
 
 # Few enough that each patient has several scans under way, many enough that every partition has patients.
 PATIENTS = 60
+# Share of scans that go to the STAT lane, where there is one.
+URGENT = 0.1
 # The threshold of mask_postprocess, 0.40, in steps of 1/255.
 TUMOR_FROM = 102
 # What the middle of a scan says, in steps of 32 gray values, and what becomes of the scan then.
@@ -42,6 +44,7 @@ class LoadedScan:
     value: bytes
     content_type: str
     expected: Expected
+    urgent: bool = False
 
 
 class Load:
@@ -61,6 +64,7 @@ class Load:
             value=value,
             content_type=content_type,
             expected=self._expected(value),
+            urgent=chance.random() < URGENT,
         )
 
     def _expected(self, value: bytes) -> Expected:
@@ -136,7 +140,7 @@ class Sender(threading.Thread):
                 self.sent[scan.scan_id] = scan.expected
                 headers = {"ce_specversion": "1.0", "ce_id": scan.scan_id, "ce_type": SCAN_TYPE}
                 producer.produce(
-                    self._kafka.scans_topic,
+                    (scan.urgent and self._kafka.stat_topic) or self._kafka.scans_topic,
                     key=scan.key,
                     value=scan.value,
                     headers=[

@@ -16,7 +16,7 @@ from benchmarks.chaos.history import Fault, Verdict, check
 from benchmarks.chaos.load import Load, Sender
 from benchmarks.chaos.stack import ChaosStack, Names, StoreKind
 from benchmarks.chaos.supervisor import Death, now_ms, random_arms
-from benchmarks.chaos.watch import Watcher, all_published, read_history
+from benchmarks.chaos.watch import Watcher, read_history, unpublished
 from deploy.local.server import ServerError
 
 Say = Callable[[str], None]
@@ -178,9 +178,9 @@ def run(options: Options, folder: Path, say: Say, faults: Iterator[PlannedFault]
         sender.stop()
         tell(f"{sum(d.killed for d in stack.deaths())} kills, {len(sender.sent)} scans sent; now it may recover")
         try:
-            _wait(lambda: all_published(kafka), stack, options.finish_s, "the last scan's result")
+            _wait(lambda: unpublished(kafka) == {}, stack, options.finish_s, "the last scan's result")
         except (ServerError, TimeoutError) as problem:
-            trouble.append(str(problem))
+            trouble.append(f"{problem}; still waiting: {unpublished(kafka)}")
         for slot in stack.workers.values():
             slot.stop()
         tell("reading the history")

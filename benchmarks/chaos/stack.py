@@ -46,14 +46,15 @@ class Names:
     """Topics and group of one run; several may share a stack."""
 
     scans: str = "scans"
+    stat: str | None = "scans.stat"
     results: str = "results"
     dead: str = "scans.dead"
     group: str = "mristream"
 
     @classmethod
     def of(cls, run: str) -> Names:
-        """Names that no other run has."""
-        return cls(f"scans-{run}", f"results-{run}", f"dead-{run}", f"group-{run}")
+        """Names that no other run has, without a STAT lane."""
+        return cls(f"scans-{run}", None, f"results-{run}", f"dead-{run}", f"group-{run}")
 
 
 class ChaosStack:
@@ -145,6 +146,8 @@ class ChaosStack:
             kafka=KafkaSettings(
                 bootstrap_servers=self.kafka.bootstrap_servers if direct else self.kafka.advertised_servers,
                 scans_topic=names.scans,
+                stat_topic=names.stat,
+                replay_topic=None,
                 results_topic=names.results,
                 dead_topic=names.dead,
                 group_id=names.group,
@@ -155,7 +158,10 @@ class ChaosStack:
             ),
             triton=TritonSettings(url=f"127.0.0.1:{self.proxies['triton'].port}", timeout_s=3),
             store=StoreSettings(uri=self._store_uri(direct=direct), timeout_s=3),
-            worker=WorkerSettings(batch_scans=8, drain_timeout_s=8, http_host="127.0.0.1", http_port=0),
+            # Every death is our doing: no scan is to blame, however often workers die of it.
+            worker=WorkerSettings(
+                batch_scans=8, drain_timeout_s=8, attempts=1_000_000, http_host="127.0.0.1", http_port=0
+            ),
         )
 
     def create_topics(self, names: Names) -> None:
@@ -197,7 +203,8 @@ class ChaosStack:
     def _read(self, key: str) -> bytes | None:
         if isinstance(self.store, Redis):
             if self._redis is None:
-                self._redis = RedisStore.from_uri(self._store_uri(direct=True), _MASK_TIMEOUT_S)
+                settings = StoreSettings(uri=self._store_uri(direct=True), timeout_s=_MASK_TIMEOUT_S)
+                self._redis = RedisStore.from_settings(settings)
             return self._redis.get(key)
         # What the S3 server has is in files, which are there even while it isn't.
         folder = self.store.bucket_folder(_BUCKET) if self.store else self.masks

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from benchmarks.chaos.history import Dead, Expected, Fault, History, Place, Result, Scan
 from workers.errors import Unavailable
 from workers.kafka import make_consumer, make_reader
-from workers.messages import DEAD_HEADER_PREFIX, scan_id_of
+from workers.messages import HEADER_PREFIX, scan_id_of
 from workers.settings import KafkaSettings
 
 # Longer than any open transaction of the dead.
@@ -87,7 +87,7 @@ def read_history(
 
     Raises TimeoutError where a topic can't be read to its end: a transaction that never ends, or a broker that is gone.
     """
-    scans = [_scan(message) for message in read(kafka, kafka.scans_topic)]
+    scans = [_scan(message) for topic in scan_topics(kafka) for message in read(kafka, topic)]
     results = [_result(message, late) for message in read(kafka, kafka.results_topic)]
     dead = [_dead(message) for message in read(kafka, kafka.dead_topic)]
     written = sum(1 for _ in read(kafka, kafka.results_topic, isolation="read_uncommitted"))
@@ -100,7 +100,7 @@ def read_history(
         masks=masks,
         dead=dead,
         committed=committed(kafka),
-        ends=ends(kafka, kafka.scans_topic),
+        ends={lane: end for topic in scan_topics(kafka) for lane, end in ends(kafka, topic).items()},
         acknowledged=tuple(acknowledged),
         faults=tuple(faults),
         withheld=written - len(results),
@@ -111,8 +111,8 @@ def read(kafka: KafkaSettings, topic: str, *, isolation: str = "read_committed")
     """All messages of a topic up to its very end, in order of each partition. Waits for open transactions to end."""
     consumer = _reader(kafka, isolation)
     try:
-        missing = {number: end for number, end in ends(kafka, topic).items() if end > 0}
-        consumer.assign([TopicPartition(topic, number, 0) for number in missing])
+        missing = {lane: end for lane, end in ends(kafka, topic).items() if end > 0}
+        consumer.assign([TopicPartition(*lane, 0) for lane in missing])
         deadline = time.monotonic() + _READ_TIMEOUT_S
         while missing:
             for message in consumer.consume(500, 0.1):
@@ -122,45 +122,51 @@ def read(kafka: KafkaSettings, topic: str, *, isolation: str = "read_committed")
                     yield message
                 # Aborted messages and transactions' marks are never seen, but passed over. An open transaction is not:
                 # the reader says that it is at the end, which lies further on, and says so again when it has moved.
-                elif error.code() == KafkaError._PARTITION_EOF and place.offset >= missing.get(place.partition, 0):
-                    missing.pop(place.partition, None)
+                elif error.code() == KafkaError._PARTITION_EOF and place.offset >= missing.get(place[:2], 0):
+                    missing.pop(place[:2], None)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{topic} can't be read to its end, by partition {missing}: a transaction is open")
     finally:
         consumer.close()
 
 
-def ends(kafka: KafkaSettings, topic: str) -> dict[int, int]:
+def scan_topics(kafka: KafkaSettings) -> list[str]:
+    """Where scans come from."""
+    return [topic for topic in (kafka.scans_topic, kafka.stat_topic, kafka.replay_topic) if topic]
+
+
+def ends(kafka: KafkaSettings, topic: str) -> dict[tuple[str, int], int]:
     """By partition, the offset after the last message that is there, seen or not. Raises KafkaException."""
     consumer = _reader(kafka, "read_uncommitted")
     try:
-        return {
-            number: consumer.get_watermark_offsets(TopicPartition(topic, number), _CALL_TIMEOUT_S)[1]
-            for number in range(kafka.partitions)
-        }
+        lanes = [(topic, number) for number in range(kafka.partitions)]
+        return {lane: consumer.get_watermark_offsets(TopicPartition(*lane), _CALL_TIMEOUT_S)[1] for lane in lanes}
     finally:
         consumer.close()
 
 
-def committed(kafka: KafkaSettings) -> dict[int, int]:
+def committed(kafka: KafkaSettings) -> dict[tuple[str, int], int]:
     """By partition, the group's offset; none where it has none. Raises KafkaException."""
     consumer = make_consumer(kafka)
     try:
-        places = consumer.committed(
-            [TopicPartition(kafka.scans_topic, number) for number in range(kafka.partitions)], _CALL_TIMEOUT_S
-        )
-        return {place.partition: place.offset for place in places if place.offset >= 0}
+        lanes = [TopicPartition(topic, number) for topic in scan_topics(kafka) for number in range(kafka.partitions)]
+        return {(p.topic, p.partition): p.offset for p in consumer.committed(lanes, _CALL_TIMEOUT_S) if p.offset >= 0}
     finally:
         consumer.close()
 
 
-def all_published(kafka: KafkaSettings) -> bool:
-    """Whether the group has committed every scan. False, too, while the broker doesn't answer."""
+def unpublished(kafka: KafkaSettings) -> dict[str, int] | None:
+    """How many scans each partition has behind the group's offset, where any; None while the broker doesn't answer."""
     try:
         offsets = committed(kafka)
-        return all(offsets.get(number, 0) == end for number, end in ends(kafka, kafka.scans_topic).items())
+        waiting = {
+            f"{lane[0]}[{lane[1]}]": end - offsets.get(lane, 0)
+            for topic in scan_topics(kafka)
+            for lane, end in ends(kafka, topic).items()
+        }
     except KafkaException:
-        return False
+        return None
+    return {name: scans for name, scans in waiting.items() if scans}
 
 
 def place_of(message: Message) -> Place:
@@ -197,7 +203,7 @@ def _dead(message: Message) -> Dead:
 def _source(message: Message) -> Place | None:
     """The scan that a result or dead letter speaks of, by its headers."""
     headers = {name: (value or b"").decode() for name, value in _headers(message)}
-    found = [headers.get(DEAD_HEADER_PREFIX + name) for name in ("topic", "partition", "offset")]
+    found = [headers.get(HEADER_PREFIX + name) for name in ("topic", "partition", "offset")]
     topic, partition, offset = found
     return None if topic is None or partition is None or offset is None else Place(topic, int(partition), int(offset))
 

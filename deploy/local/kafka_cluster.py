@@ -28,6 +28,7 @@ class KafkaNode(Kafka):
         super().__init__(folder)
         self.name = f"kafka-{number}"
         self.log = folder / f"{self.name}.log"
+        self.heap_mib = cluster.heap_mib
         self._cluster = cluster
         self._number = number
 
@@ -35,7 +36,7 @@ class KafkaNode(Kafka):
         """The command. The ports are the cluster's choice, as each node must know those of the others."""
         self._ports = list(self._cluster.ports[self._number - 1][:2])
         self._same_address = True
-        return [part.replace("-Xmx512m", f"-Xmx{self._cluster.heap_mib}m") for part in super().prepare()]
+        return super().prepare()
 
     def _cluster_id(self) -> str:
         return self._cluster.id
