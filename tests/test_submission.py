@@ -234,7 +234,7 @@ def test_a_manifest_s_text_that_no_header_can_hold_is_refused_before_anything_is
     (tmp_path / "a.png").write_bytes(b"1")
     manifest.write_text('{"path": "a.png", "scan_id": "\\ud800"}\n')
 
-    with pytest.raises(UserError, match="m.jsonl:1: .*half a character"):
+    with pytest.raises(UserError, match=r"m\.jsonl:1: .*half a character"):
         read_manifest(manifest)
 
 
