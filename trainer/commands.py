@@ -178,19 +178,33 @@ def _read_config(path: Path) -> TrainingConfig:
 
     try:
         return TrainingConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise UserError(f"{path}: {problem}") from problem
+    except ValidationError as problem:
+        # The others follow from the first.
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"{path}: {where}: {first['msg']} (is: {first['input']!r})") from problem
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise UserError(f"{path}: no YAML: {' '.join(str(problem).split())}") from problem
 
 
 def _load(data: Path, non_brain: Path | None) -> dict[str, Slices]:
-    from trainer.data import load, read_examples, read_non_brain_index, refuse_leaks
+    from trainer.data import load, read_examples, read_non_brain_index, refuse_leaks, refuse_same_names
+    from workers.messages import TUMOR_TYPES
 
     examples = read_examples(data) + (read_non_brain_index(non_brain) if non_brain else [])
     refuse_leaks(examples)
+    refuse_same_names(examples)
     chosen = {split: [e for e in examples if e.split == split] for split in ("train", "val")}
     for split, members in chosen.items():
         if not members:
-            raise UserError(f"{data}: no slice has the split {split!r}; the others are not trained on")
+            groups = len({example.group for example in examples})
+            raise UserError(
+                f"{data}: none of {len(examples)} slices of {groups} groups has the split {split!r}: give an index with "
+                "a column `split`, or more patients"
+            )
+        for example in members:
+            if example.label in TUMOR_TYPES and example.mask is None:
+                raise UserError(f"{example.image}: is a {example.label} without a mask; only other slices need none")
     slices = {split: load(members) for split, members in chosen.items()}
     for split, part in slices.items():
         groups = len({example.group for example in part.examples})

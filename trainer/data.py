@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from workers.decoding.fit import MODEL_SIDE, fit
 from workers.messages import LABELS, TUMOR_TYPES
 
+# Of a mask's brightest pixel at least, after what JPEG does to white.
+_WHITE = 200
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
@@ -211,6 +213,15 @@ def refuse_leaks(examples: Iterable[Example]) -> None:
             )
 
 
+def refuse_same_names(examples: Iterable[Example]) -> None:
+    """Raise DataError if two slices' files have the same name: a result is matched with its slice by that."""
+    places: dict[str, Path] = {}
+    for example in examples:
+        other = places.setdefault(example.image.name, example.image)
+        if other != example.image:
+            raise DataError(f"{example.image} and {other} have the same name, which results are matched by: rename one")
+
+
 def load(examples: Sequence[Example]) -> Slices:
     """Read images and masks into memory, fitted to 256 x 256 the same way as the worker fits a scan."""
     images = np.zeros((len(examples), MODEL_SIDE, MODEL_SIDE), np.uint8)
@@ -218,29 +229,39 @@ def load(examples: Sequence[Example]) -> Slices:
     for i, example in enumerate(examples):
         images[i], _ = fit(gray(example.image))
         if example.mask is not None:
-            masks[i] = _mask(example.mask, example)
-            second_masks[i] = masks[i] if example.second_mask is None else _mask(example.second_mask, example)
+            masks[i] = _fitted_mask(example.mask, example)
+            second_masks[i] = masks[i] if example.second_mask is None else _fitted_mask(example.second_mask, example)
     labels = np.array([LABELS.index(example.label) for example in examples], np.int64)
     return Slices(tuple(examples), images, masks, second_masks, labels)
 
 
-def _mask(path: Path, example: Example) -> NDArray[np.bool_]:
-    mask = gray(path)
-    if mask.max() == 1:
-        mask = mask * np.uint8(255)
-    between = np.count_nonzero((mask > 0) & (mask < 255))
-    # JPEG's ringing leaves a rim of gray; a mask with more gray than that is a photograph, or holds several labels.
-    if between > 0.02 * mask.size:
-        raise DataError(f"{path}: no mask of {example.id}: {between} of its pixels are neither 0 nor 255 (nor 0 and 1)")
+def _fitted_mask(path: Path, example: Example) -> NDArray[np.bool_]:
+    mask = read_mask(path)
     shape = gray(example.image).shape
     if mask.shape != shape:
         raise DataError(f"{path}: is {mask.shape}, its image {shape}: a mask has the size of its image")
-    return fit(mask)[0] > 127
+    return fit(mask * np.uint8(255))[0] > 127
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """The mask as bool [height, width]. Raises DataError naming a file that is neither black and white nor 0 and 1."""
+    mask = gray(path)
+    brightest = int(mask.max())
+    if brightest == 1:
+        return mask.astype(np.bool_)
+    between = np.count_nonzero((mask > 0) & (mask < 255))
+    # JPEG's ringing leaves a rim of gray; a mask with more gray than that is a photograph, or holds several labels. One
+    # that isn't white anywhere is coloured, or has a label of its own.
+    if between > 0.02 * mask.size or 0 < brightest <= _WHITE:
+        raise DataError(
+            f"{path}: no mask: {between} of its pixels are neither 0 nor 255 (nor 0 and 1), the brightest is {brightest}"
+        )
+    return mask > 127
 
 
 def gray(path: Path) -> NDArray[np.uint8]:
     """The image as uint8 [height, width]. Raises DataError naming the file."""
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
     if image is None:
         raise DataError(f"{path}: not there, or no image that can be read")
     return image.astype(np.uint8, copy=False)
@@ -272,4 +293,7 @@ def _group(example: Example) -> str:
 
 
 def _digest(example: Example) -> str:
-    return hashlib.sha256(example.image.read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(example.image.read_bytes()).hexdigest()
+    except OSError as problem:
+        raise DataError(f"{example.image}: not there, or no image that can be read") from problem

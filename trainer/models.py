@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,8 +31,12 @@ class ModelConfig(BaseModel):
     width: int = Field(
         16, ge=4, description="channels of a plain encoder's first level; each deeper one has twice as many"
     )
-    decoder: tuple[int, ...] = Field(
-        (160, 80, 48, 32), description="channels of the decoder's levels, from the deepest to the finest"
+    # Six halvings of 128 pixels leave two.
+    decoder: tuple[PositiveInt, ...] = Field(
+        (160, 80, 48, 32),
+        min_length=1,
+        max_length=6,
+        description="channels of the decoder's levels, from the deepest to the finest",
     )
     batch_norm: bool = Field(True, description="in the decoder and in a plain encoder")
     tasks: tuple[Task, ...] = Field(("segment", "classify"), min_length=1)

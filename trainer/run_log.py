@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from tensorboardX import SummaryWriter
 
 from trainer.training import Epoch
@@ -78,6 +79,7 @@ def save_curves(history: Sequence[Epoch], path: Path) -> None:
             axis.legend(frameon=False, fontsize=8)
         axis.set(title=title, xlabel="epoch", ylim=(None, 1.0))
     for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         for change in changes:

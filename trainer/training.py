@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from trainer.encoder import EfficientNetLite
 from trainer.losses import MaskLoss, ema_update, network_loss
 from trainer.models import ModelConfig, Network
 from trainer.prediction import at_side, predict
-from workers.messages import LABELS
+from workers.messages import LABELS, TUMOR_TYPES
 
 NOT_BRAIN_MRI = LABELS.index("not_brain_mri")
 
@@ -280,7 +281,7 @@ def validate(network: Network, slices: Slices, side: int = 256) -> dict[str, flo
         dice = torch.where(total > 0, 2 * overlap / total.clamp_min(1), torch.ones(()))
         tumors = labels < LABELS.index("no_tumor")
         figures["dice"] = dice[tumors].mean().item()
-        for index, name in enumerate(LABELS[:3]):
+        for index, name in enumerate(TUMOR_TYPES):
             figures[f"dice_{name}"] = dice[labels == index].mean().item()
         figures["empty_right"] = (~found.flatten(1).any(dim=1))[~tumors].float().mean().item()
     if predicted.classes is not None:
@@ -289,4 +290,5 @@ def validate(network: Network, slices: Slices, side: int = 256) -> dict[str, flo
         figures["accuracy"] = right.mean().item()
         figures["accuracy_tumors"] = right[labels < LABELS.index("no_tumor")].mean().item()
         figures["gate"] = ((said == NOT_BRAIN_MRI) == (labels == NOT_BRAIN_MRI)).float().mean().item()
-    return figures
+    # The mean over no slices is no figure.
+    return {name: value for name, value in figures.items() if not math.isnan(value)}

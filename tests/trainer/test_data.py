@@ -3,11 +3,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.data import (
@@ -20,6 +21,7 @@ from trainer.data import (
     read_folder,
     read_non_brain_index,
     refuse_leaks,
+    refuse_same_names,
     split_of_group,
 )
 
@@ -121,25 +123,48 @@ def test_images_of_one_case_stay_in_one_split(tmp_path: Path) -> None:
     assert all(len(splits) == 1 for splits in places.values())
 
 
-@given(st.lists(st.text(), min_size=300, max_size=300, unique=True))
-def test_the_split_of_a_group_never_changes_and_has_the_stated_shares(groups: list[str]) -> None:
-    splits = [split_of_group(group) for group in groups]
+@given(st.text(), st.randoms(use_true_random=False))
+@settings(max_examples=30, deadline=None)
+def test_the_split_of_a_group_depends_on_nothing_else_and_has_the_stated_shares(name: str, random: Random) -> None:
+    groups = [f"{name}{number}" for number in range(300)]
+    splits = {group: (split_of_group(group), default_split(group)) for group in groups}
+    random.shuffle(groups)
 
-    assert splits == [split_of_group(group) for group in groups]
-    assert 0.55 < splits.count("train") / len(splits) < 0.85
+    assert all((split_of_group(group), default_split(group)) == splits[group] for group in groups)
+    three, two = ([split[kind] for split in splits.values()] for kind in (0, 1))
+    assert 0.55 < three.count("train") / len(three) < 0.85
+    assert 0.65 < two.count("train") / len(two) < 0.95
 
 
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10**6)), min_size=1, max_size=80))
-def test_the_default_split_never_parts_a_group(slices: list[tuple[int, int]]) -> None:
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Thirty files that all differ."""
+    folder = tmp_path_factory.mktemp("files")
+    paths = [folder / str(number) for number in range(30)]
+    for path in paths:
+        path.write_text(path.name)
+    return paths
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 29), st.integers(0, 9), st.sampled_from(["train", "val", "test"])), max_size=12)
+)
+@settings(deadline=None)
+def test_data_are_refused_just_when_a_group_or_a_file_is_on_two_sides(
+    files: list[Path], slices: list[tuple[int, int, str]]
+) -> None:
     examples = [
-        Example(str(n), Path("a"), None, None, "glioma", default_split(f"p{group}"), f"p{group}") for group, n in slices
+        Example(str(n), files[file], None, None, "glioma", split, f"p{group}")
+        for n, (file, group, split) in enumerate(slices)
     ]
+    sides = [({split for other, _, split in slices if other == file}) for file, _, _ in slices]
+    sides += [({split for _, other, split in slices if other == group}) for _, group, _ in slices]
 
-    places: dict[str, set[str]] = {}
-    for example in examples:
-        places.setdefault(example.group, set()).add(example.split)
-
-    assert all(len(splits) == 1 for splits in places.values())
+    if all(len(side) == 1 for side in sides):
+        refuse_leaks(examples)
+    else:
+        with pytest.raises(DataError, match="in more than one split, for example"):
+            refuse_leaks(examples)
 
 
 def test_the_default_split_is_80_to_20() -> None:
@@ -235,6 +260,48 @@ def test_a_mask_of_zeros_and_ones_is_a_mask(folder: Path) -> None:
     cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) // 255)  # type: ignore[operator]
 
     assert np.array_equal(load(read_folder(folder)).masks, as_255)
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 255), (2, 2, 2)], ids=["red", "of a label of its own"])
+def test_a_small_tumour_that_is_not_white_is_refused_and_not_taken_for_none(
+    folder: Path, colour: tuple[int, int, int]
+) -> None:
+    mask = np.zeros((64, 64, 3), np.uint8)
+    mask[10:14, 10:14] = colour
+    cv2.imwrite(str(folder / "masks/glioma/p0_0.png"), mask)
+
+    with pytest.raises(DataError, match=r"p0_0\.png: no mask"):
+        load(read_folder(folder))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_white_mask_may_be_stored_in_colour_or_as_jpeg(folder: Path, suffix: str) -> None:
+    write(folder / "images/glioma/p0_0.png", size=256)
+    path = write(folder / "masks/glioma/p0_0.png", mask=True, size=256)
+    plain = load(read_folder(folder)).masks
+    in_colour = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    assert in_colour is not None
+    path.unlink()
+    cv2.imwrite(str(path.with_suffix(suffix)), in_colour)
+
+    assert np.array_equal(load(read_folder(folder)).masks, plain)
+
+
+def test_an_image_that_is_not_there_is_named(index: Callable[..., Path]) -> None:
+    examples = read_brain_index(index({}))
+    examples[0].image.unlink()
+
+    for read in (load, refuse_leaks):
+        with pytest.raises(DataError, match=r"0\.png: not there"):
+            read(examples)
+
+
+def test_two_images_of_one_name_are_refused(folder: Path) -> None:
+    refuse_same_names(read_folder(folder))
+    write(folder / "images/no_tumor/p0_0.png")
+
+    with pytest.raises(DataError, match=r"no_tumor/p0_0\.png and .*glioma/p0_0\.png have the same name"):
+        refuse_same_names(read_folder(folder))
 
 
 def test_an_index_without_split_or_group_is_split_by_patient(tmp_path: Path) -> None:

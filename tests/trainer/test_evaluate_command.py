@@ -61,7 +61,10 @@ def test_the_served_models_are_judged_and_described(tmp_path: Path, truth: Path)
     delivered = json.loads(again.stdout)["test"]
     assert delivered["first_expert"] == test["first_expert"]
     assert delivered["curves"] is None
-    assert "no more than chance" in " ".join(again.stderr.split())
+    assert delivered["against"]["dice"]["value"] == 0
+    readable = evaluate(results, "--truth", truth, "--against", results, "--out", tmp_path / "compared")
+    for said in (readable.stdout, (tmp_path / "compared" / "report.html").read_text()):
+        assert "Compared with the other model, dice: the second is as good" in said
 
 
 def test_what_is_missing_is_said(tmp_path: Path, truth: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
@@ -70,6 +70,7 @@ def case(tmp_path: Path) -> Case:
 
 
 @given(masks, masks)
+@settings(deadline=None)
 def test_dice_and_iou_are_those_of_the_sets(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> None:
     first, second = set(map(tuple, np.argwhere(a))), set(map(tuple, np.argwhere(b)))
 
@@ -107,9 +108,49 @@ def test_figures_of_a_case_that_can_be_computed_by_hand(case: Case) -> None:
     assert found.no_tumor_empty is not None
     assert found.no_tumor_empty.value == 1
     assert (found.non_brain, found.non_brain_accepted) == (2, 1)
+    assert found.false_accept is not None
+    assert (found.false_accept.value, found.false_accept.n) == (0.5, 2)
+    assert found.false_reject is not None
+    assert (found.false_reject.value, found.false_reject.n) == (0, 3)
+    assert found.class_right is not None
+    assert (found.class_right.value, found.class_right.n) == (pytest.approx(3 / 5), 5)
     assert found.confusion["glioma"]["pituitary"] == 1
     assert found.second_expert is None
-    assert "| Dice, first expert | 0.7500 |" in markdown([Section(found, [], None)])
+    written = markdown([Section(found, [], None)])
+    assert "| Dice, first expert | 0.7500 |" in written
+    assert "| glioma | 1 | 0 | 1 | 0 | 0 | 0 | 0 |" in written
+
+
+def test_with_tumour_free_slices_an_empty_mask_is_right_and_any_other_wrong(case: Case) -> None:
+    case.add("glioma", square(0), square(5), said="glioma")
+    case.add("no_tumor", None, np.zeros((64, 64), np.bool_))
+    case.add("no_tumor", None, square(0) | square(20), said="glioma")
+    case.add("no_tumor", None, None, status=Status.UNCERTAIN)
+    save(case.examples[3].image, np.zeros((64, 64), np.bool_))
+
+    masks = evaluate(case.results, case.examples, "test").first_expert
+
+    assert masks is not None
+    assert (masks.dice.value, masks.dice.n) == (0.5, 1)
+    every = masks.all_slices
+    assert every.dice.n == 4
+    assert every.dice.value == pytest.approx((0.5 + 1 + 0 + 1) / 4)
+    assert every.iou.value == pytest.approx((1 / 3 + 1 + 0 + 1) / 4)
+    assert every.pixel_accuracy.value == pytest.approx((1 - 100 / 4096 + 1 + 1 - 200 / 4096 + 1) / 4)
+    assert (every.pixels.true_positive, every.pixels.false_positive, every.pixels.false_negative) == (50, 250, 50)
+    assert every.pixels.true_negative == 4 * 4096 - 350
+    assert masks.lesions.false_per_slice == 2 / 4
+
+
+def test_truth_of_zeros_and_ones_is_read_as_training_reads_it(case: Case) -> None:
+    case.add("glioma", square(0), square(0), said="glioma")
+    cv2.imwrite(str(case.folder / "0-truth.png"), square(0).astype(np.uint8))
+
+    masks = evaluate(case.results, case.examples, "test").first_expert
+
+    assert masks is not None
+    assert masks.dice.value == 1
+    assert masks.pixels.true_positive == 100
 
 
 def test_a_tumour_that_is_turned_away_counts_as_missed(case: Case) -> None:

@@ -57,8 +57,17 @@ def saved(tmp_path: Path, count: int, split: str) -> Slices:
         cv2.imwrite(str(path), image)
         cv2.imwrite(str(mask_path), mask * np.uint8(255))
         name = LABELS[label]
+        # As those of a folder are called.
         examples.append(
-            Example(f"{split}{number}", path, None if name == "no_tumor" else mask_path, None, name, split, path.stem)
+            Example(
+                f"{LABELS[label]}/{number}",
+                path,
+                None if name == "no_tumor" else mask_path,
+                None,
+                name,
+                split,
+                path.stem,
+            )
         )
     return load(examples)
 

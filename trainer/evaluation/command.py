@@ -68,9 +68,8 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Score RESULTS, a results.jsonl with masks in local files, against expert masks and labels."""
-    from trainer.data import DataError, read_brain_index, read_non_brain_index
+    from trainer.data import DataError, read_brain_index, read_non_brain_index, refuse_same_names
     from trainer.evaluation import report
-    from trainer.evaluation.compare import compare
     from trainer.evaluation.figures import read_results
     from trainer.repository import RepositoryError
 
@@ -80,10 +79,12 @@ def evaluate(
         raise UserError("--card needs --model-repository and --checkpoint")
     try:
         examples = read_brain_index(truth) + (read_non_brain_index(non_brain) if non_brain else [])
+        refuse_same_names(examples)
+        other = read_results(against) if against else None
         chosen = [example for example in examples if example.split in splits]
         with tempfile.TemporaryDirectory() as scratch:
             found = read_results(results) if results else _deliver(model_repository, chosen, out or Path(scratch))
-            sections = [_section(found, examples, split, model_repository) for split in splits]
+            sections = [_section(found, other, examples, split, model_repository) for split in splits]
             if out is not None:
                 report.write_report(sections, f"mristream: {results or model_repository}", out)
                 say(f"written: {out / 'report.html'}")
@@ -96,10 +97,6 @@ def evaluate(
                 say(f"written: {card}")
         printed = json.dumps(report.as_json(sections)) + "\n" if as_json else report.markdown(sections)
         click.echo(printed, nl=False)
-        if against is not None:
-            for split in splits:
-                for name, difference in compare(read_results(against), found, examples, split).items():
-                    say(f"{split}, {difference.sentence(name)}")
     except (DataError, RepositoryError) as problem:
         raise UserError(str(problem)) from problem
 
@@ -112,7 +109,14 @@ def _deliver(repository: Path | None, examples: list[Example], folder: Path) -> 
     return deliver(_served(repository, "brain_mri_classifier"), _served(repository, "tumor_unet"), examples, folder)
 
 
-def _section(results: dict[str, ScanResult], examples: list[Example], split: str, repository: Path | None) -> Section:
+def _section(
+    results: dict[str, ScanResult],
+    other: dict[str, ScanResult] | None,
+    examples: list[Example],
+    split: str,
+    repository: Path | None,
+) -> Section:
+    from trainer.evaluation.compare import compare
     from trainer.evaluation.curves import pixel_curves
     from trainer.evaluation.figures import evaluate as figures
     from trainer.evaluation.figures import score
@@ -120,7 +124,8 @@ def _section(results: dict[str, ScanResult], examples: list[Example], split: str
 
     chosen = [example for example in examples if example.split == split]
     curves = None if repository is None else pixel_curves(_served(repository, "tumor_unet"), chosen)
-    return Section(figures(results, examples, split), score(results, examples, split), curves)
+    against = {} if other is None else compare(other, results, examples, split)
+    return Section(figures(results, examples, split), score(results, examples, split), curves, against)
 
 
 def _served(repository: Path, model: str) -> Path:

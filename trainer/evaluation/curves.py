@@ -42,13 +42,15 @@ class PixelBin(BaseModel):
 class PixelCurves(BaseModel):
     """Over all tumour slices of a split, against the first expert, at 256 x 256.
 
-    `average_precision` is the area under the precision–recall curve as a step function (as in scikit-learn).
+    `precision_recall` has pairs of recall and precision, from the highest threshold to the lowest; `average_precision`
+    is the area below it as a step function (as in scikit-learn).
     """
 
     model_config = ConfigDict(frozen=True)
 
     sweep: list[ThresholdPoint]
     best_threshold: float
+    precision_recall: list[tuple[float, float]]
     average_precision: float
     calibration: list[PixelBin]
     expected_error: float
@@ -100,6 +102,8 @@ def curves(counts: NDArray[np.int64]) -> PixelCurves:
     return PixelCurves(
         sweep=sweep,
         best_threshold=max(sweep, key=lambda point: point.dice).threshold,
+        # Threshold 0 would call every pixel tumour.
+        precision_recall=list(zip(recall[:0:-1].tolist(), precision[:0:-1].tolist(), strict=True)),
         average_precision=float(-(np.diff(np.append(recall, 0.0)) * precision).sum()),
         calibration=bins,
         expected_error=error,

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from trainer.data import DataError, Example
+from trainer.data import DataError, Example, gray, read_mask
 from trainer.evaluation.bootstrap import Figure, figure
 from trainer.evaluation.classes import ClassCalibration, calibrate
 from trainer.evaluation.masks import Mask, dice, hausdorff_95, iou, match_lesions
@@ -27,7 +26,7 @@ TURNED_AWAY = (Status.NOT_BRAIN_MRI, Status.UNCERTAIN, Status.REJECTED)
 
 
 class PixelCounts(BaseModel):
-    """Confusion counts of all tumour slices' pixels together, and the figures that follow from them."""
+    """Confusion counts of all slices' pixels together, and the figures that follow from them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,7 +42,8 @@ class PixelCounts(BaseModel):
 
 
 class LesionFigures(BaseModel):
-    """Lesions are 8-connected regions; one is detected if the mask touches it. `false_per_slice` is over all slices."""
+    """Lesions are 8-connected regions; one is detected if the mask touches it. `false_per_slice` is over all slices,
+    tumour-free ones too."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,8 +53,8 @@ class LesionFigures(BaseModel):
     false_per_slice: float
 
 
-class MaskFigures(BaseModel):
-    """Masks against one expert's. Dice, IoU and pixel accuracy are means over the slices with a tumour."""
+class Overlap(BaseModel):
+    """Masks against one expert's: means of each slice's figure, and all pixels together."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,6 +62,12 @@ class MaskFigures(BaseModel):
     iou: Figure
     pixel_accuracy: Figure
     pixels: PixelCounts
+
+
+class MaskFigures(Overlap):
+    """Over the slices with a tumour; `all_slices` are those and the tumour-free ones, whose truth is an empty mask."""
+
+    all_slices: Overlap
     dice_by_class: dict[str, Figure]
     dice_by_plane: dict[str, Figure]
     hd95_pixels: Figure | None
@@ -71,7 +77,12 @@ class MaskFigures(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """Everything about one split. `accuracy` is the share of tumour slices that got their own tumour type."""
+    """Everything about one split.
+
+    `accuracy` is the share of tumour slices that got their own tumour type, `class_right` that of all images that got
+    their own of five classes. Of the gate, `false_accept` is the share of other images that were let in, and
+    `false_reject` that of brain MRI slices that were turned away.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -83,6 +94,9 @@ class Evaluation(BaseModel):
     second_expert: MaskFigures | None
     experts_agree: Figure | None
     accuracy: Figure | None
+    class_right: Figure | None
+    false_accept: Figure | None
+    false_reject: Figure | None
     no_tumor_empty: Figure | None
     confusion: dict[str, dict[str, int]]
     calibration: ClassCalibration | None
@@ -128,8 +142,9 @@ def evaluate(results: dict[str, ScanResult], examples: Sequence[Example], split:
     if not chosen:
         raise DataError(f"no slice of the truth is in the split {split!r}")
     scored = score(results, chosen, split)
-    others = [results[e.image.name] for e in chosen if e.label == "not_brain_mri" and e.image.name in results]
-    all_results = [(s.example.label, s.result) for s in scored] + [("not_brain_mri", result) for result in others]
+    others = [(e, results[e.image.name]) for e in chosen if e.label == "not_brain_mri" and e.image.name in results]
+    everything = [(s.example, s.result) for s in scored] + others
+    all_results = [(example.label, result) for example, result in everything]
     return Evaluation(
         split=split,
         slices=sum(example.label != "not_brain_mri" for example in chosen),
@@ -144,19 +159,24 @@ def evaluate(results: dict[str, ScanResult], examples: Sequence[Example], split:
             lambda s: float(s.result.tumor_type == s.example.label),
             (s for s in scored if s.example.label in TUMOR_TYPES),
         ),
+        class_right=_share(everything, lambda example, result: _said(result) == example.label),
+        false_accept=_share(others, lambda _, result: result.status not in TURNED_AWAY),
+        false_reject=_share(everything[: len(scored)], lambda _, result: result.status in TURNED_AWAY),
         no_tumor_empty=_mean(lambda s: float(not s.mask.any()), (s for s in scored if s.example.label == "no_tumor")),
         confusion=_confusion(all_results),
         calibration=calibrate(all_results),
         non_brain=len(others),
-        non_brain_accepted=sum(result.status not in TURNED_AWAY for result in others),
+        non_brain_accepted=sum(result.status not in TURNED_AWAY for _, result in others),
     )
 
 
 def _mask_figures(scored: Sequence[Scored], expert: Callable[[Scored], Mask | None]) -> MaskFigures | None:
     tumors = [s for s in scored if expert(s) is not None]
+    every = tumors + [s for s in scored if s.example.label == "no_tumor"]
 
     def truth(s: Scored) -> Mask:
-        return _there(expert(s))
+        mask = expert(s)
+        return np.zeros_like(s.mask) if mask is None else mask
 
     def by(key: Callable[[Scored], str]) -> dict[str, Figure]:
         names = sorted({key(s) for s in tumors} - {""})
@@ -165,28 +185,32 @@ def _mask_figures(scored: Sequence[Scored], expert: Callable[[Scored], Mask | No
         }
         return {name: found for name, found in figures.items() if found is not None}
 
-    means = [
-        _mean(lambda s: dice(s.mask, truth(s)), tumors),
-        _mean(lambda s: iou(s.mask, truth(s)), tumors),
-        _mean(lambda s: float((s.mask == truth(s)).mean()), tumors),
-    ]
-    if means[0] is None or means[1] is None or means[2] is None:
+    over_tumors, over_all = _overlap(tumors, truth), _overlap(every, truth)
+    if over_tumors is None or over_all is None:
         return None
     distances = [(s, hausdorff_95(s.mask, truth(s))) for s in tumors]
     bounded = [(s, distance) for s, distance in distances if distance is not None]
     spaced = [(s, hausdorff_95(s.mask, truth(s), s.example.spacing_mm)) for s, _ in bounded if s.example.spacing_mm]
     return MaskFigures(
-        dice=means[0],
-        iou=means[1],
-        pixel_accuracy=means[2],
-        pixels=_pixel_counts((s.mask, truth(s)) for s in tumors),
+        **dict(over_tumors),
+        all_slices=over_all,
         dice_by_class=by(lambda s: s.example.label or ""),
         dice_by_plane=by(lambda s: s.example.plane),
         hd95_pixels=figure([distance for _, distance in bounded], [s.example.group for s, _ in bounded]),
         hd95_mm=figure([d for _, d in spaced if d is not None], [s.example.group for s, d in spaced if d is not None]),
         without_boundary=len(tumors) - len(bounded),
-        lesions=_lesion_figures([(s.mask, truth(s)) for s in tumors]),
+        lesions=_lesion_figures([(s.mask, truth(s)) for s in every]),
     )
+
+
+def _overlap(slices: Sequence[Scored], truth: Callable[[Scored], Mask]) -> Overlap | None:
+    dices = _mean(lambda s: dice(s.mask, truth(s)), slices)
+    ious = _mean(lambda s: iou(s.mask, truth(s)), slices)
+    accuracies = _mean(lambda s: float((s.mask == truth(s)).mean()), slices)
+    if dices is None or ious is None or accuracies is None:
+        return None
+    pixels = _pixel_counts((s.mask, truth(s)) for s in slices)
+    return Overlap(dice=dices, iou=ious, pixel_accuracy=accuracies, pixels=pixels)
 
 
 def _lesion_figures(pairs: Sequence[tuple[Mask, Mask]]) -> LesionFigures:
@@ -224,25 +248,23 @@ def _mean(of: Callable[[Scored], float], slices: Iterable[Scored]) -> Figure | N
     return figure([of(s) for s in rows], [s.example.group for s in rows])
 
 
+def _share(
+    results: Sequence[tuple[Example, ScanResult]], holds: Callable[[Example, ScanResult], bool]
+) -> Figure | None:
+    return figure([float(holds(*pair)) for pair in results], [example.group for example, _ in results])
+
+
 def _scored(example: Example, result: ScanResult) -> Scored:
-    truth = _read(example.mask) if example.mask else None
-    second = _read(example.second_mask) if example.second_mask else None
+    truth = read_mask(example.mask) if example.mask else None
+    second = read_mask(example.second_mask) if example.second_mask else None
     if result.mask is not None:
-        mask = _read(Path(unquote(urlparse(result.mask.uri).path)))
+        mask = read_mask(Path(unquote(urlparse(result.mask.uri).path)))
     else:
-        mask = np.zeros(truth.shape if truth is not None else (1, 1), np.bool_)
+        mask = np.zeros(gray(example.image).shape if truth is None else truth.shape, np.bool_)
     for expert in (truth, second):
         if expert is not None and mask.shape != expert.shape:
             raise DataError(f"{example.id}: the mask is {mask.shape}, the truth {expert.shape}: not the same image?")
     return Scored(example, result, mask, truth, second)
-
-
-def _read(path: Path) -> Mask:
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if image is None:
-        raise DataError(f"{path}: not there, or no image that can be read")
-    mask: Mask = image > 127
-    return mask
 
 
 def _there(mask: Mask | None) -> Mask:

@@ -56,7 +56,7 @@ def sweep(curves: PixelCurves, threshold: float) -> bytes:
 def precision_recall(curves: PixelCurves) -> bytes:
     """Precision over recall, of pixels."""
     figure, axis = _axis("recall", "precision", f"pixels, average precision {curves.average_precision:.3f}")
-    axis.plot([point.recall for point in curves.sweep], [point.precision for point in curves.sweep], color=FIRST)
+    axis.plot(*zip(*curves.precision_recall, strict=True), color=FIRST)
     axis.set(xlim=(0, 1), ylim=(0, 1))
     return _png(figure)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from trainer.evaluation import plots
-from trainer.evaluation.bootstrap import Figure
+from trainer.evaluation.bootstrap import Difference, Figure
 from trainer.evaluation.curves import PixelCurves
 from trainer.evaluation.figures import Evaluation, MaskFigures, Scored
 from trainer.evaluation.masks import dice
@@ -26,11 +26,13 @@ CONVENTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One split: its figures, its slices, and the curves where a model was given to draw them."""
+    """One split: its figures, its slices, the curves where a model was given to draw them, and how the results compare
+    with another model's where those were given."""
 
     figures: Evaluation
     scored: Sequence[Scored]
     curves: PixelCurves | None
+    against: Mapping[str, Difference] = field(default_factory=dict)
 
 
 def write_report(sections: Sequence[Section], title: str, folder: Path) -> None:
@@ -51,10 +53,13 @@ def write_report(sections: Sequence[Section], title: str, folder: Path) -> None:
 
 
 def as_json(sections: Sequence[Section]) -> dict[str, Any]:
-    """Split → its figures (`Evaluation`), with `curves` beside them."""
+    """Split → its figures (`Evaluation`), with `curves` and `against` beside them."""
     return {
         section.figures.split: section.figures.model_dump(mode="json")
-        | {"curves": section.curves and section.curves.model_dump(mode="json")}
+        | {
+            "curves": section.curves and section.curves.model_dump(mode="json"),
+            "against": {name: found.model_dump(mode="json") for name, found in section.against.items()},
+        }
         for section in sections
     }
 
@@ -70,13 +75,28 @@ def markdown(sections: Sequence[Section]) -> str:
         for name, masks in (("first", found.first_expert), ("second", found.second_expert)):
             if masks is not None:
                 parts.append(f"\n{pixel_sentence(name, masks)}\n")
+        parts.append(_confusion_table(found.confusion))
         if section.curves is not None:
             parts.append(
                 f"Pixels against the first expert: average precision {section.curves.average_precision:.4f}, expected "
                 f"calibration error {section.curves.expected_error:.4f}, best mean Dice at threshold "
                 f"{section.curves.best_threshold:.2f}.\n"
             )
+        parts += [f"Compared with the other model, {sentence}.\n" for sentence in comparison(section)]
     return "\n".join([*parts, CONVENTIONS]) + "\n"
+
+
+def comparison(section: Section) -> list[str]:
+    """How the results differ from the other model's, a sentence for each figure."""
+    return [difference.sentence(name) for name, difference in section.against.items()]
+
+
+def _confusion_table(table: dict[str, dict[str, int]]) -> str:
+    said = list(next(iter(table.values())))
+    lines = [f"| truth, and what was said of it | {' | '.join(said)} |", "|---" * (len(said) + 1) + "|"]
+    rows_with_slices = ((truth, row) for truth, row in table.items() if any(row.values()))
+    lines += [f"| {truth} | {' | '.join(str(row[name]) for name in said)} |" for truth, row in rows_with_slices]
+    return "\n".join(lines) + "\n"
 
 
 def summary(found: Evaluation) -> str:
@@ -99,12 +119,18 @@ def rows(found: Evaluation) -> list[tuple[str, Figure]]:
         named += [
             (f"IoU, {expert} expert", masks.iou),
             (f"pixel accuracy, {expert} expert", masks.pixel_accuracy),
+            (f"Dice, {expert} expert, with tumour-free slices", masks.all_slices.dice),
+            (f"IoU, {expert} expert, with tumour-free slices", masks.all_slices.iou),
+            (f"pixel accuracy, {expert} expert, with tumour-free slices", masks.all_slices.pixel_accuracy),
             (f"HD95 in pixels, {expert} expert", masks.hd95_pixels),
             (f"HD95 in mm, {expert} expert", masks.hd95_mm),
         ]
     named += [
         ("Dice of the two experts", found.experts_agree),
         ("tumour type right", found.accuracy),
+        ("class right, of all five", found.class_right),
+        ("other images accepted", found.false_accept),
+        ("brain MRI slices turned away", found.false_reject),
         ("empty mask where there is no tumour", found.no_tumor_empty),
     ]
     return [(name, figure) for name, figure in named if figure is not None]
@@ -123,12 +149,13 @@ def cells(figure: Figure) -> tuple[str, str, str, str]:
 
 def pixel_sentence(expert: str, masks: MaskFigures) -> str:
     """The global figures against one expert."""
-    pixels, lesions = masks.pixels, masks.lesions
+    pixels, every, lesions = masks.pixels, masks.all_slices.pixels, masks.lesions
     return (
-        f"All pixels together, {expert} expert, threshold {MASK_THRESHOLD:.2f}: precision {pixels.precision:.4f}, recall "
+        f"All pixels of tumour slices together, {expert} expert, threshold {MASK_THRESHOLD:.2f}: precision {pixels.precision:.4f}, recall "
         f"{pixels.recall:.4f}, F1 {pixels.f1:.4f}, IoU {pixels.iou:.4f}, accuracy {pixels.accuracy:.4f} (true positive "
         f"{pixels.true_positive:,}, false positive {pixels.false_positive:,}, false negative "
-        f"{pixels.false_negative:,}, true negative {pixels.true_negative:,}). Lesions: {lesions.detected} of "
+        f"{pixels.false_negative:,}, true negative {pixels.true_negative:,}). With tumour-free slices: precision "
+        f"{every.precision:.4f}, F1 {every.f1:.4f}, IoU {every.iou:.4f}, accuracy {every.accuracy:.4f}. Lesions: {lesions.detected} of "
         f"{lesions.lesions} touched ({lesions.detection_rate:.1%}), {lesions.false_per_slice:.2f} false regions a slice."
     )
 
@@ -156,7 +183,8 @@ def _pictured(section: Section) -> dict[str, Any]:
         "split": found.split,
         "summary": summary(found),
         "rows": [(name, *cells(figure)) for name, figure in rows(found)],
-        "sentences": [pixel_sentence(name, masks) for name, masks in experts if masks is not None],
+        "sentences": [pixel_sentence(name, masks) for name, masks in experts if masks is not None]
+        + [f"Compared with the other model, {sentence}." for sentence in comparison(section)],
         "calibration": found.calibration,
         "pictures": [_inlined(picture) for picture in pictures],
         "no_curves": section.curves is None,
