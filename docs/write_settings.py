@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from workers.settings import MIB, Group, Settings
+from workers.settings import MIB, Group, Secret, Settings
 
 PAGE = Path(__file__).with_name("settings.md")
 INTRODUCTION = """# Which settings are there, and how do I change one?
@@ -27,13 +27,14 @@ Every setting has a default. Change it in one of two ways; the environment wins:
 
        kafka:
          bootstrap_servers: kafka-1:9092,kafka-2:9092
-         client:
-           security.protocol: SASL_SSL
+         security_protocol: SSL
+         ca_file: /etc/mristream/ca.pem
        store:
          uri: s3://masks/brain
 
 A setting that its group doesn't have, or a value outside its bounds, ends the command with a sentence that names it.
-Times end in `_s` (seconds), sizes contain `bytes`. `mristream doctor` tries what the settings name: Kafka, Triton and
+Times end in `_s` (seconds), sizes contain `bytes`, files are named by their path, and secret texts are shown as
+asterisks ([security.md](security.md)). `mristream doctor` tries what the settings name: Kafka, Triton and
 the store.
 """
 BOUNDS = ((Gt, "gt", ">"), (Ge, "ge", "≥"), (Lt, "lt", "<"), (Le, "le", "≤"))
@@ -42,8 +43,11 @@ KINDS: dict[Any, str] = {
     float: "number",
     str: "text",
     str | None: "text",
+    Path | None: "file",
+    Secret | None: "secret text",
+    bool: "`true`, `false`",
     tuple[str, ...]: "list of texts",
-    dict[str, str]: "names and texts",
+    dict[str, Secret]: "names and secret texts",
 }
 
 
@@ -76,8 +80,10 @@ def _default(value: Any) -> str:
 
 
 def _values(field: FieldInfo) -> str:
-    if get_origin(field.annotation) is Literal:
-        return ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
+    # The one kind, or the first of two where the other is "none".
+    for kind in (field.annotation, *get_args(field.annotation)[:1]):
+        if get_origin(kind) is Literal:
+            return ", ".join(f"`{choice}`" for choice in get_args(kind))
     bounds = (
         f"{sign} {getattr(bound, attribute)}"
         for bound in field.metadata

@@ -29,7 +29,6 @@ TURNED_AWAY_AFTER_S = 2.0
 Config = dict[str, str | int | float | bool | Callable[[KafkaError], None]]
 Client = TypeVar("Client", Consumer, Producer, AdminClient)
 
-_TURNED_AWAY = (KafkaError._AUTHENTICATION, KafkaError._SSL)
 _NO_ANSWER = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
 
 
@@ -139,7 +138,7 @@ def find_topics(
     turned_away_at: float | None = None
     while not all(future.done() for future in asked.values()):
         admin.poll(0.1)
-        refusal = next((error for error in problems if error.code() in _TURNED_AWAY), None)
+        refusal = next((error for error in problems if _turns_us_away(error)), None)
         # The client would go on trying, and another broker may let us in.
         turned_away_at = turned_away_at or (time.monotonic() if refusal else None)
         if refusal and turned_away_at and time.monotonic() - turned_away_at > TURNED_AWAY_AFTER_S:
@@ -200,8 +199,13 @@ def create_topics(settings: KafkaSettings) -> list[str]:
     return missing
 
 
+def _turns_us_away(error: KafkaError) -> bool:
+    # That a certificate of our own was wanted is but a lost connection to the client, with OpenSSL's words for it.
+    return error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL) or "SSL routines" in error.str()
+
+
 def _unavailable(settings: KafkaSettings, error: KafkaError) -> Unavailable:
-    if error.code() in _TURNED_AWAY:
+    if _turns_us_away(error):
         return Unavailable(
             "kafka", f"no way into Kafka at {settings.bootstrap_servers}: {error.str()} (see docs/security.md)"
         )

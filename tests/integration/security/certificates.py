@@ -31,8 +31,10 @@ class Authority:
             return self._issued[name]
         issued = Certificate(*(self._folder / f"{name}.{ending}" for ending in ("pem", "key", "both.pem")))
         signed_by = ("-CA", str(self.ca_file), "-CAkey", str(self._key_file))
-        subject = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={hosts}", "-out", str(issued.cert_file))
-        _openssl("req", "-x509", *_new_key(issued.key_file), *signed_by, "-days", "1", *subject)
+        # Without the first of these it could sign others, and some clients trust no such server.
+        extensions = ("-addext", "basicConstraints=critical,CA:FALSE", "-addext", f"subjectAltName={hosts}")
+        subject = ("-subj", f"/CN={name}", "-days", "1", *extensions, "-out", str(issued.cert_file))
+        _openssl("req", "-x509", *_new_key(issued.key_file), *signed_by, *subject)
         issued.both.write_bytes(issued.key_file.read_bytes() + issued.cert_file.read_bytes())
         self._issued[name] = issued
         return issued
