@@ -46,7 +46,7 @@ RIGHTS = {
     "worker": {**dict.fromkeys(SCANS, "READ"), "results": "WRITE", "scans.dead": "WRITE"},
     "submitter": {"scans": "WRITE", "scans.stat": "WRITE"},
     "reader": {"results": "READ"},
-    "redriver": {**dict.fromkeys(SCANS, "WRITE"), "scans.dead": "READ"},
+    "redriver": {**dict.fromkeys(SCANS, "WRITE"), "scans.dead": "READ WRITE"},
     "replayer": {"scans": "READ", "scans.replay": "WRITE"},
     "nobody": {},
 }
@@ -60,7 +60,7 @@ def test_a_role_may_do_with_each_topic_what_the_document_says_and_nothing_else(d
         if topic is not Hidden.NOT_ALLOWED and topic is not Hidden.MISSING
     }
 
-    assert rights == {name: [right] for name, right in RIGHTS[user].items()}
+    assert rights == {name: names.split() for name, names in RIGHTS[user].items()}
 
 
 def test_the_document_s_settings_make_doctor_content_with_kafka(documented: Broker, tmp_path: Path) -> None:
