@@ -110,12 +110,10 @@ def _version(name: str) -> str | None:
 
 def _kafka(settings: Settings) -> Check:
     kafka = settings.kafka
-
-    rights = {
-        kafka.scans_topic: AclOperation.READ,
-        kafka.results_topic: AclOperation.WRITE,
-        kafka.dead_topic: AclOperation.WRITE,
-    }
+    lanes = [name for name in (kafka.scans_topic, kafka.stat_topic, kafka.replay_topic) if name]
+    rights = dict.fromkeys(lanes, AclOperation.READ) | dict.fromkeys(
+        (kafka.results_topic, kafka.dead_topic), AclOperation.WRITE
+    )
 
     def ask() -> str:
         topics = find_topics(kafka, list(rights), _silent())

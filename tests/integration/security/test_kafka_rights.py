@@ -46,7 +46,7 @@ RIGHTS = {
     "worker": {**dict.fromkeys(SCANS, "READ"), "results": "WRITE", "scans.dead": "WRITE"},
     "submitter": {"scans": "WRITE", "scans.stat": "WRITE"},
     "reader": {"results": "READ"},
-    "redriver": {**dict.fromkeys(SCANS, "WRITE"), "scans.dead": "READ"},
+    "redriver": {**dict.fromkeys(SCANS, "WRITE"), "scans.dead": "READ WRITE"},
     "replayer": {"scans": "READ", "scans.replay": "WRITE"},
     "nobody": {},
 }
@@ -60,7 +60,31 @@ def test_a_role_may_do_with_each_topic_what_the_document_says_and_nothing_else(d
         if topic is not Hidden.NOT_ALLOWED and topic is not Hidden.MISSING
     }
 
-    assert rights == {name: [right] for name, right in RIGHTS[user].items()}
+    assert rights == {name: names.split() for name, names in RIGHTS[user].items()}
+
+
+def test_the_document_s_settings_make_doctor_content_with_kafka(documented: Broker, tmp_path: Path) -> None:
+    commands = from_the_document(r"^```sh\n(export MRISTREAM_KAFKA.*?)^```")
+    (tmp_path / "password").write_text(documented.passwords["worker"])
+    for written, real in {
+        "kafka:9093": documented.server.sasl_servers,
+        "/etc/mristream/ca.pem": str(documented.authority.ca_file),
+        "/run/secrets/kafka-password": str(tmp_path / "password"),
+    }.items():
+        assert written in commands
+        commands = commands.replace(written, real)
+    store = {"MRISTREAM_STORE__URI": (tmp_path / "masks").as_uri(), "MRISTREAM_TRITON__URL": "127.0.0.1:9"}
+
+    done = subprocess.run(
+        ["bash", "-c", commands],
+        env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **store},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    topics = ", ".join(f"{name} (1 partitions)" for name in TOPICS)
+    assert f"ok   kafka {documented.server.sasl_servers}: {topics}" in done.stdout
 
 
 def test_the_document_s_settings_make_doctor_content_with_kafka(documented: Broker, tmp_path: Path) -> None:
