@@ -87,30 +87,6 @@ def test_the_document_s_settings_make_doctor_content_with_kafka(documented: Brok
     assert f"ok   kafka {documented.server.sasl_servers}: {topics}" in done.stdout
 
 
-def test_the_document_s_settings_make_doctor_content_with_kafka(documented: Broker, tmp_path: Path) -> None:
-    commands = from_the_document(r"^```sh\n(export MRISTREAM_KAFKA.*?)^```")
-    (tmp_path / "password").write_text(documented.passwords["worker"])
-    for written, real in {
-        "kafka:9093": documented.server.sasl_servers,
-        "/etc/mristream/ca.pem": str(documented.authority.ca_file),
-        "/run/secrets/kafka-password": str(tmp_path / "password"),
-    }.items():
-        assert written in commands
-        commands = commands.replace(written, real)
-    store = {"MRISTREAM_STORE__URI": (tmp_path / "masks").as_uri(), "MRISTREAM_TRITON__URL": "127.0.0.1:9"}
-
-    done = subprocess.run(
-        ["bash", "-c", commands],
-        env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **store},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    topics = "scans (1 partitions), results (1 partitions), scans.dead (1 partitions)"
-    assert f"ok   kafka {documented.server.sasl_servers}: {topics}" in done.stdout
-
-
 @pytest.mark.parametrize("protocol", ["consumer", "classic"])
 def test_a_worker_takes_scans_of_all_lanes_and_publishes_results(documented: Broker, protocol: str) -> None:
     worker = documented.login("worker", group_protocol=protocol)
