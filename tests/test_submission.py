@@ -229,6 +229,15 @@ def test_a_bad_manifest_names_its_line(tmp_path: Path, text: str, problem: str) 
         read_manifest(manifest)
 
 
+def test_a_manifest_s_text_that_no_header_can_hold_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.jsonl"
+    (tmp_path / "a.png").write_bytes(b"1")
+    manifest.write_text('{"path": "a.png", "scan_id": "\\ud800"}\n')
+
+    with pytest.raises(UserError, match=r"m\.jsonl:1: .*half a character"):
+        read_manifest(manifest)
+
+
 def test_two_scans_with_one_id_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"1")
     scan = Submission((tmp_path / "a.png").as_uri(), tmp_path / "a.png", scan_id="same")

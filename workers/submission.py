@@ -254,7 +254,11 @@ def _manifest_rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
             raise UserError(f"{manifest}:{number}: no JSON ({problem}); a manifest is .csv or JSON Lines") from problem
         if not isinstance(row, dict):
             raise UserError(f'{manifest}:{number}: a JSON object is wanted, such as {{"path": "scan.dcm"}}')
-        yield number, {str(key): str(value) for key, value in row.items() if value is not None}
+        texts = {str(key): str(value) for key, value in row.items() if value is not None}
+        # JSON may spell half a character, as "\\ud800", which no header can hold.
+        if any("\ud800" <= letter <= "\udfff" for text in texts.values() for letter in text):
+            raise UserError(f"{manifest}:{number}: a text with half a character (a lone surrogate)")
+        yield number, texts
 
 
 def _local_path(uri: str) -> Path | None:
