@@ -118,6 +118,7 @@ def test_files_of_a_killed_process_are_removed_after_an_hour(tmp_path: Path) -> 
             sys.executable,
             "-c",
             "import os, signal, sys\n"
+            "from workers.settings import StoreSettings\n"
             "from workers.stores import open_store\n"
             "store = open_store(StoreSettings(uri=sys.argv[1], timeout_s=1))\n"
             "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -185,7 +185,7 @@ class TestRedisFaults:
 
         with (
             open_store(StoreSettings(uri=uri, timeout_s=TIMEOUT_S)) as store,
-            pytest.raises(Unavailable, match="check the user and the password"),
+            pytest.raises(Unavailable, match=r"check store\.username and its password"),
         ):
             store.put_many(BATCH)
 
