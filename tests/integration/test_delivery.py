@@ -26,7 +26,7 @@ from workers.dead import Redrive, read_dead
 from workers.errors import Reason
 from workers.kafka import create_topics, make_consumer, make_producer
 from workers.messages import ScanResult, Status
-from workers.settings import Settings, TritonSettings
+from workers.settings import Settings, SourceSettings, TritonSettings
 from workers.submission import Submitter, find_scans, submit_all
 from workers.topics import read_topic
 
@@ -250,6 +250,9 @@ def test_large_scans_are_read_by_reference(settings: Settings, tmp_path: Path) -
     small = settings.kafka.model_copy(update={"max_inline_bytes": 100})
     scans = find_scans([str(many_copies(tmp_path / "scans", 3))]).submissions
     queued = submit_all(Submitter(make_producer(small), small), scans)
+    # The copies are links: where they lead must be allowed too.
+    places = (tmp_path.as_uri(), SAMPLES.as_uri())
+    settings = settings.model_copy(update={"source": SourceSettings(allowed_prefixes=places)})
 
     with WorkerProcess(tmp_path / "worker", settings):
         results = results_of(settings, 3)
