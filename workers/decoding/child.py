@@ -42,17 +42,17 @@ def serve(connection: Connection, limits: Limits) -> None:
             return
         # The parent ends a child that is late; this is for one whose parent is dead and that hangs in native code.
         signal.setitimer(signal.ITIMER_REAL, limits.timeout_s + 1)
-        answer, pixels = _decode(data, limits)
+        said, pixels = answer(data, limits)
         del data
         signal.setitimer(signal.ITIMER_REAL, 0)
         grown = _memory_bytes(resident=True) - idle_bytes
-        answer["retiring"] = number == MAX_FILES or grown > MAX_GROWTH_BYTES
-        connection.send_bytes(json.dumps(answer).encode())
+        said["retiring"] = number == MAX_FILES or grown > MAX_GROWTH_BYTES
+        connection.send_bytes(json.dumps(said).encode())
         if pixels:
             connection.send_bytes(pixels)
 
 
-def _decode(data: bytes, limits: Limits) -> tuple[Answer, bytes]:
+def answer(data: bytes, limits: Limits) -> tuple[Answer, bytes]:
     try:
         scan = _scan(data, limits)
     except ScanRejected as rejection:
