@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-from workers.decoding.child import answer
-from workers.decoding.pool import Limits
-from workers.errors import Reason, ScanRejected
+import numpy as np
+
+from workers.decoding import DecodedScan
+from workers.decoding.child import decode
+from workers.decoding.protocol import Limits
+from workers.errors import ScanRejected
 from workers.messages import ScanRequest, scan_id_of, source_of, trace_id_of
 from workers.settings import DecodeSettings
 
@@ -24,14 +28,20 @@ def subject(name: str) -> Subject:
 
 def decode_in_child(data: bytes) -> str:
     """What a decoder's child process does with a file."""
-    said, pixels = answer(data, LIMITS)
-    if "reason" in said:
-        assert not pixels
-        return Reason(said["reason"]).value
-    assert len(pixels) == 256 * 256
-    assert said["height"] > 0
-    assert said["width"] > 0
+    outcome = decode(data, LIMITS)
+    if isinstance(outcome, ScanRejected):
+        return outcome.reason.value
+    check_scan(outcome)
     return "scan"
+
+
+def check_scan(scan: DecodedScan) -> None:
+    """What the worker relies on in a decoded scan."""
+    assert scan.pixels.shape == (256, 256)
+    assert scan.pixels.dtype == np.uint8
+    assert scan.placement.height > 0
+    assert scan.placement.width > 0
+    assert scan.spacing_mm is None or all(0 < value < math.inf for value in scan.spacing_mm)
 
 
 def read_message(data: bytes) -> str:
