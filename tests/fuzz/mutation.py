@@ -47,7 +47,9 @@ class RandomEdit:
                 number = struct.pack(random.choice((">H", "<H")), random.choice(NUMBERS))
                 data[place : place + 2] = number
             case 3:
-                number = struct.pack(random.choice((">I", "<I")), random.choice((*NUMBERS, 2**31 - 1, 2**31, 2**32 - 1)))
+                number = struct.pack(
+                    random.choice((">I", "<I")), random.choice((*NUMBERS, 2**31 - 1, 2**31, 2**32 - 1))
+                )
                 data[place : place + 4] = number
             case 4:
                 del data[place : place + random.choice((1, 2, 4, 16, len(data) // 2))]
@@ -83,7 +85,9 @@ def _mutate_png(data: bytes, edit: Edit, random: Random) -> bytes:
     chunks[chosen] = (kind, body)
     if random.random() < 0.1:
         chunks.insert(chosen, random.choice(chunks))
-    whole = (len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big") for kind, body in chunks)
+    whole = (
+        len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big") for kind, body in chunks
+    )
     return data[:8] + b"".join(whole)
 
 

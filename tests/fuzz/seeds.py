@@ -196,7 +196,8 @@ def _recoded(file: bytes) -> bytes:
 
 
 def _jpeg_2000_dicoms() -> list[bytes]:
-    return _encoded(JPEG2000Lossless) + [dicom(gray(16), JPEG2000, frames=[_codestream(dicom(gray(16), JPEG2000Lossless))])]
+    lossy = dicom(gray(16), JPEG2000, frames=[_codestream(dicom(gray(16), JPEG2000Lossless))])
+    return [*_encoded(JPEG2000Lossless), lossy]
 
 
 def _high_throughput_dicoms() -> list[bytes]:

@@ -48,7 +48,8 @@ def read_message(data: bytes) -> str:
     """What the worker does with a Kafka message, given as `seeds.message` writes it."""
     head, _, value = data.partition(b"\n\n")
     headers = [
-        (name.decode("utf-8", errors="replace"), text) for name, _, text in (line.partition(b":") for line in head.split(b"\n"))
+        (name.decode("utf-8", errors="replace"), text)
+        for name, _, text in (line.partition(b":") for line in head.split(b"\n"))
     ]
     assert len(scan_id_of(value, headers)) in range(1, 513)
     assert len(source_of(headers)) <= 4096

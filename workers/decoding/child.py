@@ -35,8 +35,7 @@ def serve(connection: socket.socket, limits: Limits) -> None:
     send_ready(connection)
     for number in range(1, MAX_FILES + 1):
         data = receive_file(connection)
-        # The parent ends a child that is late; this is for one that nobody waits for any more.
-        allow_cpu_seconds(limits.timeout_s + 1)
+        allow_cpu_seconds(limits.timeout_s)
         outcome = decode(data, limits)
         del data
         grown = _resident_bytes(memory) - idle_bytes

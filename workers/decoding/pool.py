@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
+import select
+import signal
 import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workers.decoding.protocol import Disconnected, Limits, receive_answer, receive_ready, send_file
@@ -19,9 +21,10 @@ from workers.errors import Reason, ScanRejected, Unavailable
 if TYPE_CHECKING:
     from workers.settings import DecodeSettings
 
+PROGRAM = "workers.decoding.child"
 # A child imports its decoders in about a second; a machine that needs longer than this is not fit to work.
 START_TIMEOUT_S = 60.0
-# Perhaps it wasn't the file: someone may have ended the process. A good scan deserves a second try.
+# A child that ends or stalls may do so for reasons of its own. A good scan deserves a second try.
 ATTEMPTS = 2
 # All that a child gets of the worker's environment: credentials have no place beside hostile files.
 ENVIRONMENT = ("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
@@ -64,14 +67,17 @@ class ChildPool:
         try:
             if self._closed:
                 raise RuntimeError("the decoder is closed")
-            for _ in range(ATTEMPTS):
+            failures = 0
+            while True:
                 # One that died while it was idle is no file's fault.
                 if child is None or not child.is_running():
                     child = self._start()
-                with contextlib.suppress(_ChildDiedError):
+                try:
                     return child.decode(data)
-            message = "the decoder crashed on this file, twice: send it in another format"
-            raise ScanRejected(Reason.DECODER_FAILED, message)
+                except _ChildFailedError as failure:
+                    failures += 1
+                    if failures == ATTEMPTS:
+                        raise failure.meaning from failure
         finally:
             self._give_back(child)
 
@@ -88,8 +94,12 @@ class ChildPool:
         return self._starter.submit(_Child, self._limits).result()
 
 
-class _ChildDiedError(Exception):
-    """The child ended without an answer, or gave one that makes no sense."""
+class _ChildFailedError(Exception):
+    """A child had to be replaced before it had answered. `meaning` is what that says if it happens again."""
+
+    def __init__(self, meaning: ScanRejected | Unavailable) -> None:
+        super().__init__(str(meaning))
+        self.meaning = meaning
 
 
 class _Child:
@@ -103,7 +113,7 @@ class _Child:
             self._connection, theirs = socket.socketpair()
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "workers.decoding.child", str(theirs.fileno()), limits.to_json()],
+                    [sys.executable, "-P", "-m", PROGRAM, str(theirs.fileno()), limits.to_json()],
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
                     env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | SINGLE_THREADED,
@@ -119,20 +129,28 @@ class _Child:
         return self._process.poll() is None
 
     def decode(self, data: bytes) -> DecodedScan:
-        """Raises ScanRejected, Unavailable if it didn't start, and _ChildDiedError if it did not live to answer."""
+        """Have a file decoded. Whatever is raised, the next file gets its own answer.
+
+        Raises ScanRejected, Unavailable if the child didn't start, and _ChildFailedError.
+        """
         if not self._ready:
             self._wait_until_ready()
-        deadline_s = time.monotonic() + self._timeout_s
         try:
-            send_file(self._connection, data, deadline_s)
-            outcome, retiring = receive_answer(self._connection, deadline_s)
-        except TimeoutError as error:
-            self.end()
-            message = f"decoding took longer than {self._timeout_s:g} s: send the scan in another format"
-            raise ScanRejected(Reason.DECODER_FAILED, message) from error
+            send_file(self._connection, data, self._deadline_s())
+            self._wait_for_answer()
+            outcome, retiring = receive_answer(self._connection, self._deadline_s())
         except Disconnected as error:
             self.end()
-            raise _ChildDiedError from error
+            if self._process.returncode == -signal.SIGXCPU:
+                message = (
+                    f"decoding takes more than {self._timeout_s:g} s of computing: send the scan in another format"
+                )
+                raise ScanRejected(Reason.DECODER_FAILED, message) from error
+            message = f"the decoder crashes on this file ({ATTEMPTS} times): send it in another format"
+            raise _ChildFailedError(ScanRejected(Reason.DECODER_FAILED, message)) from error
+        except TimeoutError as error:  # it was stopped, or starves
+            self.end()
+            raise _ChildFailedError(Unavailable("decoder", "child processes don't get to compute")) from error
         except BaseException:  # interrupted between question and answer, which must not meet the next file
             self.end()
             raise
@@ -142,11 +160,31 @@ class _Child:
             raise outcome
         return outcome
 
+    def _deadline_s(self) -> float:
+        return time.monotonic() + self._timeout_s
+
+    def _wait_for_answer(self) -> None:
+        """Wait as long as the child computes: its time is limited by the kernel, and fair on a busy machine.
+
+        Raises TimeoutError if for `timeout_s` it didn't.
+        """
+        answer = select.poll()
+        answer.register(self._connection, select.POLLIN)
+        computed_s = -1.0
+        while not answer.poll(self._timeout_s * 1000):
+            before_s, computed_s = computed_s, self._computed_s()
+            if computed_s == before_s:
+                raise TimeoutError
+
+    def _computed_s(self) -> float:
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def end(self) -> None:
         """End it at once; nothing is lost, since children keep nothing."""
-        self._connection.close()
         self._process.kill()
         self._process.wait()
+        self._connection.close()
 
     def _wait_until_ready(self) -> None:
         try:

@@ -64,7 +64,7 @@ def confine(memory_bytes: int) -> None:
 
 
 def allow_cpu_seconds(seconds: float) -> None:
-    """From now on, end this process after so much computing, in case nobody is left who waits for it."""
+    """From now on, end this process by SIGXCPU once it has computed for so long, rounded up to whole seconds."""
     most = math.ceil(time.process_time() + seconds)
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
 
