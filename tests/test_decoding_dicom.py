@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +32,7 @@ from pydicom.uid import (
 )
 
 from workers.decoding import Decoder
-from workers.decoding.fit import Placement, fit
+from workers.decoding.fit import Placement
 from workers.errors import Reason, ScanRejected
 from workers.settings import DecodeSettings
 
@@ -276,79 +271,3 @@ def test_files_from_several_threads_get_their_own_answers(decoder: Decoder) -> N
         scans = list(threads.map(lambda size: decoder.decode(dicom(tissue(*size))), sizes))
 
     assert [scan.placement for scan in scans] == [Placement(*size) for size in sizes]
-
-
-def test_no_child_is_started_for_small_images() -> None:
-    before = children()
-    with Decoder(DecodeSettings(**LIMITS)) as decoder:
-        jpeg = BytesIO()
-        Image.fromarray(fit((tissue() // 5).astype(np.uint8))[0]).save(jpeg, "JPEG")
-        decoder.decode(jpeg.getvalue())
-
-        assert children() == before
-
-
-def test_a_child_outlives_the_signals_of_a_shutdown_but_not_its_decoder() -> None:
-    before = set(children())
-    with Decoder(DecodeSettings(medical_processes=1, **LIMITS)) as decoder:
-        decoder.decode(dicom(tissue()))
-        (child,) = set(children()) - before
-        assert os.getpgid(child) != os.getpgid(0)
-
-        os.kill(child, signal.SIGINT)
-        os.kill(child, signal.SIGTERM)
-        decoder.decode(dicom(tissue()))
-
-        assert set(children()) - before == {child}
-    assert set(children()) == before
-
-
-def test_a_child_that_was_killed_costs_no_scan() -> None:
-    before = set(children())
-    with Decoder(DecodeSettings(medical_processes=1, **LIMITS)) as decoder:
-        first = decoder.decode(dicom(tissue()))
-        (child,) = set(children()) - before
-
-        os.kill(child, signal.SIGKILL)
-
-        assert np.array_equal(decoder.decode(dicom(tissue())).pixels, first.pixels)
-
-
-def test_a_child_that_hangs_costs_one_scan_and_is_replaced() -> None:
-    before = set(children())
-    with Decoder(DecodeSettings(medical_processes=1, medical_timeout_s=0.5, **LIMITS)) as decoder:
-        decoder.decode(dicom(tissue()))
-        (child,) = set(children()) - before
-        os.kill(child, signal.SIGSTOP)
-
-        rejected = rejection(decoder, dicom(tissue()))
-
-        assert rejected.reason is Reason.DECODER_FAILED
-        assert rejected.message.startswith("decoding took longer than 0.5 s")
-        assert decoder.decode(dicom(tissue())).placement == Placement(64, 64)
-        assert child not in children()
-
-
-def test_children_do_not_outlive_a_worker_that_was_killed(tmp_path: Path) -> None:
-    scan = tmp_path / "scan.dcm"
-    scan.write_bytes(dicom(tissue()))
-    program = (
-        "import os, pathlib, sys; from workers.decoding import Decoder; from workers.settings import DecodeSettings\n"
-        "Decoder(DecodeSettings()).decode(pathlib.Path(sys.argv[1]).read_bytes())\n"
-        "print(pathlib.Path(f'/proc/self/task/{os.getpid()}/children').read_text(), flush=True)\n"
-        "os.kill(os.getpid(), 9)"
-    )
-    done = subprocess.run([sys.executable, "-c", program, str(scan)], stdout=subprocess.PIPE, text=True, check=False)
-    (child,) = done.stdout.split()
-    deadline = time.monotonic() + 10
-
-    while _is_decoder(int(child)):
-        assert time.monotonic() < deadline, "the child lives on"
-        time.sleep(0.01)
-
-
-def _is_decoder(process: int) -> bool:
-    try:
-        return b"workers.decoding.child" in Path(f"/proc/{process}/cmdline").read_bytes()
-    except OSError:
-        return False

@@ -5,19 +5,16 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from workers.decoding import DecodedScan, Decoder
+from workers.decoding import Decoder
 from workers.decoding.fit import Placement, fit
 from workers.errors import Reason, ScanRejected
 from workers.settings import DecodeSettings
@@ -168,19 +165,6 @@ def test_a_png_with_one_wrong_bit_anywhere_is_refused(decoder: Decoder) -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 4
         assert rejection(decoder, bytes(damaged)).reason in (Reason.DAMAGED, Reason.TOO_LARGE)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.sampled_from(["JPEG", "PNG"]), st.lists(st.tuples(st.integers(0, 700), st.binary(max_size=4)), min_size=1))
-def test_no_damage_makes_anything_but_a_scan_or_a_rejection(kind: str, edits: list[tuple[int, bytes]]) -> None:
-    data = encoded(picture(32, 32), kind)
-    for place, put in edits:
-        data = data[:place] + put + data[place + len(put) :]
-
-    # Few pixels are decoded in this process: no child is started, so nothing needs closing.
-    decoder = Decoder(DecodeSettings(max_pixels=1024 * 1024))
-    with suppress(ScanRejected):
-        assert isinstance(decoder.decode(data), DecodedScan)
 
 
 def test_a_file_without_bytes_is_refused_as_empty(decoder: Decoder) -> None:

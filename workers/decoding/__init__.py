@@ -1,7 +1,8 @@
 """Bytes in, pixels out: one module for each family of file formats.
 
-`decoder` chooses; `image` reads JPEG and PNG; `dicom` reads DICOM, in a `child` of the `pool`; `scan`, `intensity` and
-`fit` bring what they read to the models' size and scale.
+`decoder` has every file decoded in a `child` of the `pool`, which speaks a `protocol` with it and lives in a `sandbox`;
+`image` reads JPEG and PNG, `dicom` reads DICOM; `scan`, `intensity` and `fit` bring what they read to the models' size
+and scale.
 """
 
 from workers.decoding.decoder import Decoder

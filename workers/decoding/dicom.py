@@ -6,6 +6,8 @@ Imported in child processes only: the decoders behind it are native code that ca
 from __future__ import annotations
 
 import math
+import re
+import struct
 from io import BytesIO
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, config, dcmread
+from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import (
@@ -91,6 +94,8 @@ TAGS = [
     "SegmentedBluePaletteColorLookupTableData",
     "PaletteColorLookupTableUID",
 ]
+# A marker, perhaps after padding, and the length of what follows.
+_JPEG_SEGMENT = re.compile(rb"\xff+([\xc0-\xfe])(..)", re.DOTALL)
 # Distance of pixels beyond which a header is wrong: a head of 256 mm would be five pixels wide.
 MAX_SPACING_MM = 50.0
 
@@ -161,6 +166,8 @@ def _check_size(dataset: Dataset, max_pixels: int) -> None:
 
 def _pixels(dataset: Dataset, syntax: UID) -> NDArray[Any]:
     """Gray values [rows, columns]; colour becomes luma."""
+    if DECODERS[syntax] == "gdcm":
+        _check_lossless_jpeg(get_frame(dataset.PixelData, 0, number_of_frames=1), dataset)
     options: dict[str, Any] = {"raw": True, "view_only": True, "decoding_plugin": DECODERS[syntax]}
     values, properties = get_decoder(syntax).as_array(dataset, **options)
     colors = str(properties["photometric_interpretation"])
@@ -173,6 +180,25 @@ def _pixels(dataset: Dataset, syntax: UID) -> NDArray[Any]:
     if colors.startswith("YBR"):
         return values[:, :, 0]  # luma itself
     return cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)
+
+
+def _check_lossless_jpeg(stream: bytes, dataset: Dataset) -> None:
+    """Refuse what GDCM does not: a header that is cut short hangs it, unexpected numbers of bits end the process."""
+    place, frame = 2, b""
+    while segment := _JPEG_SEGMENT.match(stream, place):
+        kind, place = segment[1], segment.start(2) + int.from_bytes(segment[2], "big")
+        if kind == b"\xc3":
+            frame = stream[segment.end() : segment.end() + 6]
+        if kind == b"\xda":
+            break
+    if segment is None or b"\xff\xd9" not in stream[place:]:
+        raise ValueError("the JPEG is cut short")
+    precision, rows, columns, samples = struct.unpack(">BHHB", frame)
+    allocated, stored = dataset.BitsAllocated, dataset.BitsStored
+    if (rows, columns, samples) != (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel):
+        raise ValueError("the JPEG and its DICOM header give different sizes")
+    if allocated not in (8, 16) or precision > allocated or (samples > 1 and stored != allocated):
+        raise ValueError("the JPEG and its DICOM header give different numbers of bits")
 
 
 def _slope(dataset: Dataset) -> float:

@@ -18,7 +18,7 @@ from PIL.Image import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from workers.decoding.formats import unsupported
-from workers.decoding.scan import DecodedScan, scan_of
+from workers.decoding.scan import DecodedScan, check_size, scan_of
 from workers.errors import Reason, ScanRejected
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -30,40 +30,29 @@ PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 MAX_JPEG_SCANS = 100
 
 
-def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Rows and columns that a JPEG's header promises. Raises ScanRejected."""
-    try:
-        rows, columns, *_ = simplejpeg.decode_jpeg_header(data, strict=True)
-    except ValueError as error:
-        raise _jpeg_rejection(error) from error
-    return rows, columns
-
-
-def png_size(data: bytes) -> tuple[int, int]:
-    """Rows and columns that a PNG's header promises. Raises ScanRejected."""
-    if not data.startswith(PNG_SIGNATURE):
-        raise _png_damaged("its signature is wrong, as after a transfer in text mode")
-    if data[8:16] != b"\0\0\0\x0dIHDR":
-        raise _png_damaged("it has no header")
-    return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-
-
-def decode_jpeg(data: bytes) -> DecodedScan:
-    """Decode a JPEG whose size was checked; colour becomes luma. Raises ScanRejected."""
+def decode_jpeg(data: bytes, max_pixels: int) -> DecodedScan:
+    """Decode a JPEG; colour becomes luma. Raises ScanRejected."""
     if data.count(b"\xff\xda") > MAX_JPEG_SCANS:
         raise ScanRejected(Reason.TOO_LARGE, f"the JPEG has more than {MAX_JPEG_SCANS} scans: save it as baseline JPEG")
     try:
+        rows, columns, *_ = simplejpeg.decode_jpeg_header(data, strict=True)
+        check_size(rows, columns, max_pixels)
         pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)
     except ValueError as error:
         raise _jpeg_rejection(error) from error
     return scan_of(pixels[:, :, 0], exposed=True)
 
 
-def decode_png(data: bytes) -> DecodedScan:
-    """Decode a PNG whose size was checked; colour becomes luma, transparency black, 16-bit gray gets a window.
+def decode_png(data: bytes, max_pixels: int) -> DecodedScan:
+    """Decode a PNG; colour becomes luma, transparency black, 16-bit gray gets a window.
 
     Of colour with 16 bits the upper 8 are read; of an animation the still image. Raises ScanRejected.
     """
+    if not data.startswith(PNG_SIGNATURE):
+        raise _png_damaged("its signature is wrong, as after a transfer in text mode")
+    if data[8:16] != b"\0\0\0\x0dIHDR":
+        raise _png_damaged("it has no header")
+    check_size(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"), max_pixels)
     file = PNG_SIGNATURE + b"".join(_pixel_chunks(data))
     try:
         with PngImageFile(BytesIO(file)) as image:
