@@ -329,6 +329,16 @@ def test_a_child_that_hangs_costs_one_scan_and_is_replaced() -> None:
         assert child not in children()
 
 
+def test_a_child_knows_none_of_the_worker_s_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    before = set(children())
+    with Decoder(DecodeSettings(medical_processes=1, **LIMITS)) as decoder:
+        decoder.decode(dicom(tissue()))
+        (child,) = set(children()) - before
+
+        assert b"hush" not in Path(f"/proc/{child}/environ").read_bytes()
+
+
 def test_children_do_not_outlive_a_worker_that_was_killed(tmp_path: Path) -> None:
     scan = tmp_path / "scan.dcm"
     scan.write_bytes(dicom(tissue()))
