@@ -70,6 +70,18 @@ def test_a_scan_of_the_models_size_is_passed_on_as_it_is() -> None:
     assert np.array_equal(unfit(fitted > 127, placement), pixels > 127)
 
 
+def test_a_large_scan_is_averaged_by_area_and_a_small_one_interpolated() -> None:
+    """As the training data were made. Taking samples instead would miss the dot or see nothing else."""
+    dots = np.full((4 * MODEL_SIDE, 4 * MODEL_SIDE), 160, np.uint8)
+    dots[1::4, 1::4] = 0
+
+    averaged, _ = fit(dots)
+    interpolated, _ = fit(np.array([[0, 255]] * 2, np.uint8))
+
+    assert (averaged == 150).all()
+    assert len(np.unique(interpolated)) > 100
+
+
 def test_a_narrow_scan_is_padded_with_black_on_both_sides() -> None:
     fitted, _ = fit(np.full((512, 256), 90, np.uint8))
 

@@ -145,6 +145,23 @@ def test_one_bad_scan_in_a_batch_costs_only_itself(make: Callable[..., Pipeline]
     assert empty.result.reason.code == Reason.EMPTY
 
 
+def test_each_scan_of_a_batch_gets_the_mask_that_fits_it(make: Callable[..., Pipeline]) -> None:
+    """The models find the upper half of their square, so the upper half of every scan, padded or not."""
+    store, sizes = Store(), ((512, 300), (40, 90), (256, 256))
+    messages = [scan_message(n, value=b"%dx%d" % size, ce_id=str(n)) for n, size in enumerate(sizes)]
+
+    outcomes = make(Models(), store).process(messages)
+
+    for outcome, (width, height) in zip(outcomes, sizes, strict=True):
+        info = outcome.result.mask
+        assert info is not None
+        mask = cv2.imdecode(np.frombuffer(store.masks[info.uri.removeprefix("file:///")], np.uint8), 0)
+        assert mask is not None
+        assert mask.shape == (info.height, info.width) == (height, width)
+        assert mask[: height // 2].all()
+        assert not mask[height // 2 :].any()
+
+
 def test_only_a_brain_is_segmented(make: Callable[..., Pipeline]) -> None:
     models, store = Models(probabilities=CAT), Store()
 

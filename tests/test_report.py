@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from workers.errors import Reason
 from workers.messages import Flag, ModelVersion, RejectReason, ScanResult, Status
 from workers.report import RunFacts, write_report
-from workers.report.html import MOST_PICTURES, Shown, choose, percent, plain, render, section_of
+from workers.report.html import MOST_PICTURES, OUTLINED, REVIEW, Shown, choose, percent, plain, render, section_of
 from workers.report.overlays import OVERLAY_SIDE, Picture, drawing_size, outlines_of
 from workers.report.writing import overlay_names
 from workers.settings import StoreSettings
@@ -143,6 +143,14 @@ def test_every_scan_is_shown_once(tmp_path: Path, store: MaskStore) -> None:
     assert "ab" * 32 in page.text
     assert "Class and mask disagree" in page.text
     assert f"{round(disc(256, 256).sum() * 0.25)} mm²" in page.text
+
+
+def test_what_a_person_should_look_at_stands_together(tmp_path: Path, store: MaskStore) -> None:
+    agreed = segmented(store, save_scan(tmp_path, "agreed.png"), disc(256, 256))
+    flagged = segmented(store, save_scan(tmp_path, "flagged.png"), disc(256, 256), tuple(Flag))
+    uncertain = ScanResult(scan_id="u", source="file:///u.png", status=Status.UNCERTAIN)
+
+    assert [section_of(result) for result in (agreed, flagged, uncertain)] == [OUTLINED, REVIEW, REVIEW]
 
 
 def test_people_who_cannot_see_the_pictures_are_told_what_they_show(tmp_path: Path, store: MaskStore) -> None:

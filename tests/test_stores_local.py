@@ -38,6 +38,32 @@ def test_only_whole_masks_are_left_in_the_directory(store: MaskStore, tmp_path: 
     assert {str(path.relative_to(tmp_path / "masks")) for path in files_in(tmp_path)} == {key for key, _ in BATCH}
 
 
+def test_a_mask_is_on_the_disk_before_it_has_its_name_and_its_name_before_it_counts_as_stored(
+    store: MaskStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a power failure shows the difference; what is asked of the kernel, and in which order, can be seen."""
+    done: list[tuple[str, Path]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        done.append(("synced", Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    def watched_replace(source: Path, target: Path) -> Path:
+        done.append(("named", source))
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    store.put_many(BATCH)
+
+    named = [place for what, place in done if what == "named"]
+    assert len(named) == len(BATCH)
+    assert all(done.index(("synced", place)) < done.index(("named", place)) for place in named)
+    (folder,) = {(tmp_path / "masks" / key).parent for key, _ in BATCH}
+    assert ("synced", folder) in done[done.index(("named", named[-1])) :]
+
+
 def test_masks_get_the_permissions_that_the_umask_leaves(store: MaskStore, tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
