@@ -9,16 +9,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.decoding.fit import MODEL_SIDE, fit
+from workers.decoding.intensity import expose
+from workers.decoding.scan import scan_of
 from workers.messages import LABELS, TUMOR_TYPES
 
 # Of a mask's brightest pixel at least, after what JPEG does to white.
 _WHITE = 200
+# EXIF orientation is not applied: masks belong to the pixels as they are stored.
+_GRAY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
@@ -223,11 +228,12 @@ def refuse_same_names(examples: Iterable[Example]) -> None:
 
 
 def load(examples: Sequence[Example]) -> Slices:
-    """Read images and masks into memory, fitted to 256 x 256 the same way as the worker fits a scan."""
+    """Read images and masks into memory, fitted to 256 x 256 and exposed the same way as the worker does it with a scan."""
     images = np.zeros((len(examples), MODEL_SIDE, MODEL_SIDE), np.uint8)
     masks, second_masks = np.zeros_like(images), np.zeros_like(images)
     for i, example in enumerate(examples):
-        images[i], _ = fit(gray(example.image))
+        values = _values(example.image)
+        images[i] = scan_of(values, exposed=values.dtype == np.uint8).pixels
         if example.mask is not None:
             masks[i] = _fitted_mask(example.mask, example)
             second_masks[i] = masks[i] if example.second_mask is None else _fitted_mask(example.second_mask, example)
@@ -260,11 +266,16 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 
 
 def gray(path: Path) -> NDArray[np.uint8]:
-    """The image as uint8 [height, width]. Raises DataError naming the file."""
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
-    if image is None:
+    """The image as uint8 [height, width], to look at. Raises DataError naming the file."""
+    values = _values(path)
+    return values if values.dtype == np.uint8 else expose(values)
+
+
+def _values(path: Path) -> NDArray[Any]:
+    values = cv2.imread(str(path), _GRAY) if path.is_file() else None
+    if values is None:
         raise DataError(f"{path}: not there, or no image that can be read")
-    return image.astype(np.uint8, copy=False)
+    return values
 
 
 def _rows(index: Path, required: set[str]) -> Iterable[tuple[int, dict[str, str]]]:

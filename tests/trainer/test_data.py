@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from trainer.data import (
     DataError,
@@ -24,6 +25,8 @@ from trainer.data import (
     refuse_same_names,
     split_of_group,
 )
+from workers.decoding.decoder import Decoder
+from workers.settings import DecodeSettings
 
 COLUMNS = ("id", "image", "mask", "mask_cheng", "label", "split", "group_id", "primary")
 
@@ -285,6 +288,20 @@ def test_a_white_mask_may_be_stored_in_colour_or_as_jpeg(folder: Path, suffix: s
     cv2.imwrite(str(path.with_suffix(suffix)), in_colour)
 
     assert np.array_equal(load(read_folder(folder)).masks, plain)
+
+
+def test_scanners_values_and_turned_images_are_read_as_the_worker_reads_them(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (40, 60), dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / "deep.png"), values)
+    on_its_side = Image.Exif()
+    on_its_side[274] = 6
+    Image.fromarray((values // 16).astype(np.uint8)).save(tmp_path / "turned.jpg", exif=on_its_side)
+
+    for name in ("deep.png", "turned.jpg"):
+        with Decoder(DecodeSettings()) as decoder:
+            decoded = decoder.decode((tmp_path / name).read_bytes())
+        (slices,) = load([Example("1", tmp_path / name, None, None, "no_tumor", "", "")]).images
+        assert np.array_equal(slices, decoded.pixels)
 
 
 def test_an_image_that_is_not_there_is_named(index: Callable[..., Path]) -> None:

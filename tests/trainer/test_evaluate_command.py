@@ -77,4 +77,4 @@ def test_a_split_without_slices_is_named(truth: Path) -> None:
     found = evaluate("--truth", truth, "--model-repository", ROOT / "model_repository", "--split", "external")
 
     assert found.exit_code == 2
-    assert "'external'" in found.output
+    assert "'external'; there are test" in found.output

@@ -23,7 +23,12 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 @click.command()
 @click.argument("results", required=False, type=_FILE)
-@click.option("--truth", type=_FILE, required=True, help="Index CSV of labelled brain MRI slices.")
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path, exists=True),
+    required=True,
+    help="Labelled brain MRI slices: an index CSV, or a folder of images and masks, as for `train`.",
+)
 @click.option("--non-brain", type=_FILE, help="Index CSV of images of anything else.")
 @click.option(
     "--model-repository",
@@ -68,7 +73,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Score RESULTS, a results.jsonl with masks in local files, against expert masks and labels."""
-    from trainer.data import DataError, read_brain_index, read_non_brain_index, refuse_same_names
+    from trainer.data import DataError, read_examples, read_non_brain_index, refuse_same_names
     from trainer.evaluation import report
     from trainer.evaluation.figures import read_results
     from trainer.repository import RepositoryError
@@ -78,7 +83,7 @@ def evaluate(
     if card is not None and (model_repository is None or not checkpoints):
         raise UserError("--card needs --model-repository and --checkpoint")
     try:
-        examples = read_brain_index(truth) + (read_non_brain_index(non_brain) if non_brain else [])
+        examples = read_examples(truth) + (read_non_brain_index(non_brain) if non_brain else [])
         refuse_same_names(examples)
         other = read_results(against) if against else None
         chosen = [example for example in examples if example.split in splits]

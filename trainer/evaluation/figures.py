@@ -140,7 +140,8 @@ def evaluate(results: dict[str, ScanResult], examples: Sequence[Example], split:
     """Figures of the split's examples. Raises DataError if the split is empty or a mask file can't be read."""
     chosen = [example for example in examples if example.split == split]
     if not chosen:
-        raise DataError(f"no slice of the truth is in the split {split!r}")
+        there = ", ".join(sorted({example.split for example in examples}))
+        raise DataError(f"no slice of the truth is in the split {split!r}; there are {there}")
     scored = score(results, chosen, split)
     others = [(e, results[e.image.name]) for e in chosen if e.label == "not_brain_mri" and e.image.name in results]
     everything = [(s.example, s.result) for s in scored] + others

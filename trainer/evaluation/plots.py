@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from trainer.data import gray
 from trainer.evaluation.classes import ClassCalibration
 from trainer.evaluation.curves import PixelCurves
 from trainer.evaluation.figures import Scored
@@ -88,10 +89,7 @@ def dice_histogram(tumors: Sequence[Scored]) -> bytes:
 
 def overlay(scored: Scored) -> bytes:
     """The slice with the outlines of both experts and of the mask."""
-    image = cv2.imread(str(scored.example.image), cv2.IMREAD_GRAYSCALE)
-    if image is None:
-        raise FileNotFoundError(scored.example.image)
-    rgb = np.repeat(image[:, :, None], 3, axis=2).astype(np.uint8, copy=False)
+    rgb = np.repeat(gray(scored.example.image)[:, :, None], 3, axis=2)
     for mask, colour in ((scored.second, SECOND), (scored.truth, FIRST), (scored.mask, FOUND)):
         if mask is not None:
             _outline(rgb, mask, colour)
