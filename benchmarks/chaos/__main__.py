@@ -14,9 +14,8 @@ from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
-from benchmarks.chaos.faults import schedule
 from benchmarks.chaos.report import as_json, as_markdown, as_text
-from benchmarks.chaos.run import Options, run
+from benchmarks.chaos.run import Options, planned_for, run
 from benchmarks.chaos.stack import STORES
 from deploy.local.server import ServerError
 
@@ -43,16 +42,7 @@ def main() -> int:
     logging.getLogger("workers.kafka").setLevel(logging.CRITICAL)
     options = Options(**{each.name: getattr(given, each.name) for each in fields(Options)})
     if given.plan is not None:
-        for fault in islice(
-            schedule(
-                options.seed,
-                workers=options.workers,
-                brokers=options.brokers,
-                store=options.store,
-                interval_s=options.interval_s,
-            ),
-            given.plan,
-        ):
+        for fault in islice(planned_for(options), given.plan):
             print(f"{fault.number:5d}  +{fault.after_s:5.1f} s  {fault}")
         return 0
     with tempfile.TemporaryDirectory() as scratch:

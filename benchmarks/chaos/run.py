@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +37,12 @@ class Options:
     seed: int = 7
     kills: int = 1000
     brokers: int = 1
-    workers: int = 2
+    workers: int = 3
     store: StoreKind = "redis"
     group_protocol: Literal["consumer", "classic"] = "consumer"
     rate: float = 30.0
     most_waiting: int = 600
-    interval_s: float = 3.0
+    interval_s: float = 2.5
     armed: float = 0.6
     finish_s: float = 300.0
 
@@ -131,21 +131,12 @@ _WORDS = {
 }
 
 
-def run(options: Options, folder: Path, say: Say, faults: Iterator[PlannedFault] | None = None) -> Outcome:
-    """Run until so many processes have been killed (or `faults`, if given, are all done), and judge what is left.
+def run(options: Options, folder: Path, say: Say) -> Outcome:
+    """Start servers in `folder`, kill until it is enough, and judge what is left.
 
     Raises ServerError if the servers can't be started at all.
     """
-    names = Names()
-    trouble: list[str] = []
     started = time.monotonic()
-    planned = faults or schedule(
-        options.seed,
-        workers=options.workers,
-        brokers=options.brokers,
-        store=options.store,
-        interval_s=options.interval_s,
-    )
 
     def tell(text: str) -> None:
         say(f"{time.monotonic() - started:6.0f} s  {text}")
@@ -154,67 +145,83 @@ def run(options: Options, folder: Path, say: Say, faults: Iterator[PlannedFault]
     with ChaosStack(
         folder, brokers=options.brokers, store=options.store, group_protocol=options.group_protocol
     ) as stack:
-        stack.create_topics(names)
-        kafka = stack.settings(names, direct=True).kafka
-        for name in (*(f"worker-{n}" for n in range(1, options.workers + 1)), EXTRA_WORKER):
-            stack.worker(name, names, random_arms(f"{options.seed}/{name}", options.armed))
-            if name != EXTRA_WORKER:
-                stack.workers[name].start()
-        sender = Sender(Load(options.seed), kafka, rate=options.rate, most_waiting=options.most_waiting)
-        watcher = Watcher(kafka, stack.mask_digest)
-        injector = Injector(stack)
-        sender.start()
-        watcher.start()
-        try:
-            _wait(lambda: watcher.seen > 0, stack, _FIRST_RESULT_TIMEOUT_S, "the first result")
-            tell("the first result is there; now the faults")
-            _harm(options, planned, stack, injector, sender, watcher, tell, bounded=faults is None)
-        except (ServerError, TimeoutError) as problem:
-            trouble.append(str(problem))
-        injector.calm()
-        for slot in stack.workers.values():
-            slot.choose_arm = lambda: None
-            slot.thaw()
-        sender.stop()
-        tell(f"{sum(d.killed for d in stack.deaths())} kills, {len(sender.sent)} scans sent; now it may recover")
-        try:
-            _wait(lambda: unpublished(kafka) == {}, stack, options.finish_s, "the last scan's result")
-        except (ServerError, TimeoutError) as problem:
-            trouble.append(f"{problem}; still waiting: {unpublished(kafka)}")
-        for slot in stack.workers.values():
-            slot.stop()
-        tell("reading the history")
-        all_faults = [*injector.faults, *(fault for each in stack.everything() for fault in each.faults)]
-        history = read_history(
-            kafka,
-            stack.mask_digest,
-            expected=sender.sent,
-            acknowledged=sender.acknowledged.values(),
-            late=frozenset(watcher.late),
-            faults=all_faults,
-        )
-        watcher.stop()
-        return Outcome(
-            options=options,
-            verdict=check(history),
-            deaths=stack.deaths(),
-            faults=all_faults,
-            done=injector.done,
-            trouble=trouble,
-            seconds=time.monotonic() - started,
-        )
+        return harm(stack, Names(), options, planned_for(options), tell)
 
 
-def _harm(
+def planned_for(options: Options) -> Iterator[PlannedFault]:
+    """The endless schedule of these options."""
+    return schedule(
+        options.seed,
+        workers=options.workers,
+        brokers=options.brokers,
+        store=options.store,
+        interval_s=options.interval_s,
+    )
+
+
+def harm(stack: ChaosStack, names: Names, options: Options, planned: Iterable[PlannedFault], say: Say) -> Outcome:
+    """Let workers work on a running stack and do the planned faults, until all are done or enough has been killed."""
+    trouble: list[str] = []
+    started = time.monotonic()
+    stack.create_topics(names)
+    kafka = stack.settings(names, direct=True).kafka
+    for name in (*(f"worker-{n}" for n in range(1, options.workers + 1)), EXTRA_WORKER):
+        stack.worker(name, names, random_arms(f"{options.seed}/{name}", options.armed))
+        if name != EXTRA_WORKER:
+            stack.workers[name].start()
+    sender = Sender(Load(options.seed), kafka, rate=options.rate, most_waiting=options.most_waiting)
+    watcher = Watcher(kafka, stack.mask_digest)
+    injector = Injector(stack)
+    sender.start()
+    watcher.start()
+    try:
+        _wait(lambda: watcher.seen > 0, stack, _FIRST_RESULT_TIMEOUT_S, "the first result")
+        say("the first result is there; now the faults")
+        _do_faults(options, planned, stack, injector, sender, watcher, say)
+    except (ServerError, TimeoutError) as problem:
+        trouble.append(str(problem))
+    injector.calm()
+    for slot in stack.workers.values():
+        slot.choose_arm = lambda: None
+        slot.thaw()
+    sender.stop()
+    say(f"{stack.kills} kills, {len(sender.sent)} scans sent; now it may recover")
+    try:
+        _wait(lambda: unpublished(kafka) == {}, stack, options.finish_s, "the last scan's result")
+    except (ServerError, TimeoutError) as problem:
+        trouble.append(f"{problem}; still waiting: {unpublished(kafka)}")
+    for slot in stack.workers.values():
+        slot.stop()
+    say("reading the history")
+    faults = [*injector.faults, *(fault for each in stack.everything() for fault in each.faults)]
+    history = read_history(
+        kafka,
+        stack.mask_digest,
+        expected=sender.sent,
+        acknowledged=sender.acknowledged.values(),
+        late=watcher.late,
+        faults=faults,
+    )
+    watcher.stop()
+    return Outcome(
+        options=options,
+        verdict=check(history),
+        deaths=stack.deaths(),
+        faults=faults,
+        done=injector.done,
+        trouble=trouble,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _do_faults(
     options: Options,
-    planned: Iterator[PlannedFault],
+    planned: Iterable[PlannedFault],
     stack: ChaosStack,
     injector: Injector,
     sender: Sender,
     watcher: Watcher,
     say: Say,
-    *,
-    bounded: bool,
 ) -> None:
     told = due = time.monotonic()
     for fault in planned:
@@ -223,14 +230,13 @@ def _harm(
             injector.undo_due()
             stack.check()
             sender.done = watcher.seen
-            kills = sum(death.killed for death in stack.deaths())
-            if bounded and kills >= options.kills:
+            if stack.kills >= options.kills:
                 return
             if time.monotonic() - watcher.seen_at > _STUCK_AFTER_S:
                 raise TimeoutError(f"no result for {_STUCK_AFTER_S:.0f} s")
             if time.monotonic() - told > _PROGRESS_INTERVAL_S:
                 told = time.monotonic()
-                say(f"{kills:5d} kills, {len(sender.sent)} scans, {watcher.seen} results")
+                say(f"{stack.kills} kills, {len(sender.sent)} scans, {watcher.seen} results")
             if time.monotonic() >= due:
                 break
             threading.Event().wait(0.05)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -188,6 +187,11 @@ class ChaosStack:
         """All that have died, in order."""
         return sorted((death for each in self.everything() for death in each.deaths), key=lambda death: death.time_ms)
 
+    @property
+    def kills(self) -> int:
+        """How many have been killed."""
+        return sum(death.killed for each in self.everything() for death in each.deaths)
+
     def check(self) -> None:
         """Raise ServerError if something did not come back."""
         for each in self.everything():
@@ -235,12 +239,3 @@ class ChaosStack:
                 return S3(folder, port=free_port(), buckets=[_BUCKET])
             case "file":
                 return None
-
-
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float) -> None:
-    """Return as soon as it is true. Raises TimeoutError that says what was waited for."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {timeout_s:.0f} s")
-        time.sleep(0.1)

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -80,7 +80,7 @@ def read_history(
     *,
     expected: Mapping[str, Expected],
     acknowledged: Iterable[Place] = (),
-    late: frozenset[Place] = frozenset(),
+    late: Container[Place] = (),
     faults: Iterable[Fault] = (),
 ) -> History:
     """Everything that a run has left in Kafka and the store, when nobody works any more.
@@ -179,7 +179,7 @@ def _scan(message: Message) -> Scan:
     return Scan(place_of(message), scan_id_of(value, _headers(message)), message.timestamp()[1], _digest(value))
 
 
-def _result(message: Message, late: frozenset[Place]) -> Result:
+def _result(message: Message, late: Container[Place]) -> Result:
     said, place, mask = _json(message), place_of(message), _json(message).get("mask") or {}
     reason = said.get("reason") or {}
     return Result(

@@ -24,10 +24,10 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 POINTS = (
     "taken",
     "read",
-    "decode",
-    "classify",
-    "segment",
-    "store",
+    "decoded",
+    "classified",
+    "segmented",
+    "stored",
     "checkpoint.begun",
     "checkpoint.produced",
     "checkpoint.offsets_sent",
@@ -78,7 +78,7 @@ def kill_at(point: str, nth: int, number: signal.Signals = signal.SIGKILL) -> Pa
 def write_masks_too_late(passed: Passed) -> Passed:
     """Break the order of checkpoint: the store answers at once and writes when a checkpoint is over.
 
-    Only for stores in a folder. Returns what must be called in `passed`'s place.
+    Only for folders and Redis. Returns what must be called in `passed`'s place.
     """
     open_store = service.open_store  # type: ignore[attr-defined]
     late: list[LateStore] = []
@@ -111,7 +111,8 @@ class LateStore(MaskStore):
         """Lie."""
         with self._lock:
             self._waiting += masks
-        return [f"{self._uri}/{key}" for key, _ in masks]
+        prefix = "mristream:mask:" if self._uri.startswith("redis") else ""
+        return [f"{self._uri}/{prefix}{key}" for key, _ in masks]
 
     def write(self) -> None:
         """Keep the promise after all."""

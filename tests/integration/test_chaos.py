@@ -1,0 +1,135 @@
+"""The proof of delivery in small: workers die at every step and servers fail in every way, and the history is checked.
+
+`make chaos` is the same for an hour (benchmarks/chaos).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.chaos.faults import PlannedFault
+from benchmarks.chaos.history import Defect, Verdict
+from benchmarks.chaos.run import Options, harm
+from benchmarks.chaos.stack import ChaosStack, Names
+from benchmarks.chaos.supervisor import Arm, process_state
+from benchmarks.chaos.trial import Trial, wait_for
+from benchmarks.chaos.worker import POINTS
+from deploy.local.kafka_cluster import GROUP_COORDINATOR, TRANSACTION_COORDINATOR
+
+SCANS = 24
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChaosStack]:
+    """One broker, Triton with models that cost nothing, and Redis, each behind a proxy."""
+    with ChaosStack(tmp_path_factory.mktemp("chaos"), partitions=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def verdicts(stack: ChaosStack) -> dict[str, Verdict]:
+    """What is left when a worker has died at each point; all of them at the same time, as they mostly wait."""
+    trials = {point: Trial(stack, point, scans=SCANS) for point in POINTS}
+    slots = {point: trial.start_worker(Arm(point)) for point, trial in trials.items()}
+    for point, slot in slots.items():
+        wait_for(lambda slot=slot: bool(slot.deaths), f"death at {point}")  # type: ignore[misc]
+        assert slot.deaths[0].why == f"killed at {point}"
+    return {point: trial.finish() for point, trial in trials.items()}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_worker_that_dies_at_any_step_loses_nothing_and_doubles_nothing(
+    verdicts: dict[str, Verdict], point: str
+) -> None:
+    verdict = verdicts[point]
+
+    assert verdict.defects == {}
+    assert (verdict.scans, verdict.results) == (SCANS, SCANS)
+
+
+@pytest.mark.parametrize("point", ["stored", "checkpoint.produced", "checkpoint.offsets_sent"])
+def test_a_worker_that_was_frozen_wakes_up_without_a_say(stack: ChaosStack, point: str) -> None:
+    trial = Trial(stack, f"frozen-{point}", scans=SCANS)
+    # Until the other has done everything.
+    frozen = trial.start_worker(Arm(point, stop=True), frozen_s=3600)
+    wait_for(lambda: bool(frozen.faults), "the frozen worker")
+    assert frozen.faults[0].kind == f"worker frozen at {point}"
+    trial.start_worker()
+    trial.wait_for_results()
+    frozen.thaw()
+    wait_for(lambda: process_state(frozen.server.pid) != "T", "the worker that goes on")
+
+    verdict = trial.finish()
+
+    assert verdict.defects == {}
+    assert verdict.withheld > 0 or point == "stored"
+
+
+def test_masks_that_are_written_after_the_commit_are_found_missing(stack: ChaosStack) -> None:
+    trial = Trial(stack, "broken", scans=SCANS)
+    slot = trial.start_worker(Arm("checkpoint.committed"), broken="commit-before-mask")
+    wait_for(lambda: bool(slot.deaths), "the broken worker's death")
+
+    verdict = trial.finish()
+
+    assert list(verdict.defects) == [Defect.MASK_MISSING]
+
+
+def test_nothing_is_lost_or_doubled_while_everything_fails(stack: ChaosStack) -> None:
+    faults = [
+        fault("kill", "worker-1", after_s=0.5),
+        fault("reset", "broker-1"),
+        fault("cut", "triton"),
+        fault("kill", "worker-2", after_s=1.0),
+        fault("fill", "store"),
+        fault("freeze", "worker-1", seconds=6),
+        fault("kill", "store", after_s=1.0),
+        fault("hold", "store"),
+        fault("overload", "triton"),
+        fault("kill", "worker-2", after_s=1.0),
+        fault("delay", "broker-1"),
+        fault("scale", "worker-extra", seconds=4),
+        fault("reload", "triton"),
+        fault("freeze", "broker-1", after_s=1.0),
+        fault("kill", "worker-2", after_s=1.0),
+        fault("kill", "triton", after_s=1.0),
+        fault("cut", "store"),
+        fault("kill", "worker-1", after_s=1.0),
+        fault("kill", "broker-1", after_s=1.0),
+        fault("kill", "worker-2"),
+        fault("freeze", "triton", after_s=4.0),
+        fault("kill", "worker-1", after_s=1.0),
+    ]
+    options = Options(workers=2, kills=1000, armed=0.2, rate=40, finish_s=90)
+
+    outcome = harm(stack, Names.of("chaos"), options, faults, print)
+
+    assert outcome.trouble == []
+    assert outcome.verdict.defects == {}
+    assert outcome.kills >= 8
+    assert sum(outcome.done.values()) >= len(faults) - 4, "most faults found their target running"
+
+
+def test_leaders_and_coordinators_that_die_cost_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with ChaosStack(tmp_path_factory.mktemp("three"), brokers=3, store="file", partitions=3) as three:
+
+        def faults() -> Iterator[PlannedFault]:
+            """Chosen when their turn comes: leaders move."""
+            for topic in (GROUP_COORDINATOR, TRANSACTION_COORDINATOR, "results-three"):
+                leader = three.kafka.nodes.index(three.kafka.leader(topic)) + 1
+                yield fault("kill", f"broker-{leader}", after_s=2.0)
+                wait_for(lambda leader=leader: three.servers[f"broker-{leader}"].up, "the broker")  # type: ignore[misc]
+
+        options = Options(brokers=3, store="file", workers=2, armed=0.0, rate=30, finish_s=90)
+
+        outcome = harm(three, Names.of("three"), options, faults(), print)
+
+    assert outcome.trouble == []
+    assert outcome.verdict.defects == {}
+    assert outcome.kills == 3
+
+
+def fault(verb: str, target: str, *, after_s: float = 0.3, seconds: float = 1.5) -> PlannedFault:
+    return PlannedFault(0, after_s, verb, target, seconds, chance=0.3)
