@@ -20,7 +20,7 @@ from deploy.local.s3 import S3
 from deploy.local.server import Server, ServerError, free_port, start_together
 from deploy.local.triton import Triton
 from workers.kafka import create_topics
-from workers.settings import KafkaSettings, Settings, StoreSettings, TritonSettings, WorkerSettings
+from workers.settings import DecodeSettings, KafkaSettings, Settings, StoreSettings, TritonSettings, WorkerSettings
 from workers.stores.redis import RedisStore
 
 StoreKind = Literal["file", "redis", "s3"]
@@ -157,6 +157,8 @@ class ChaosStack:
             ),
             triton=TritonSettings(url=f"127.0.0.1:{self.proxies['triton'].port}", timeout_s=3),
             store=StoreSettings(uri=self._store_uri(direct=direct), timeout_s=3),
+            # A worker lives for seconds here: each process that it starts first is time in which nothing can be broken.
+            decode=DecodeSettings(medical_processes=1),
             # Every death is our doing: no scan is to blame, however often workers die of it.
             worker=WorkerSettings(
                 batch_scans=8, drain_timeout_s=8, attempts=1_000_000, http_host="127.0.0.1", http_port=0
