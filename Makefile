@@ -11,9 +11,12 @@ TESTS ?=
 # For `make bench`: a folder of brain MRI slices; the shipped ones if none is given.
 SLICES ?=
 
+# For `make chaos`: how many processes are to be killed.
+KILLS ?= 1000
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench docs schemas lock upgrade clean
+.PHONY: help demo test lint format bench chaos docs schemas lock upgrade clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +39,9 @@ format: $(VENV)/dev ## Format the code and mend what ruff can mend
 
 bench: $(VENV)/local ## Measure scans per second on this machine, against the models alone
 	@$(BIN)/python benchmarks/end_to_end.py $(SLICES)
+
+chaos: $(VENV)/dev ## Kill everything KILLS times, and look whether each scan has one result
+	@$(BIN)/python -m benchmarks.chaos --kills $(KILLS) --out runs/chaos
 
 docs: schemas ## Write the documentation that comes from the code: settings and schemas
 	@$(BIN)/python docs/write_settings.py

@@ -258,7 +258,10 @@ def _reference(value: bytes) -> Reference:
     try:
         return Reference.model_validate(json.loads(value))
     except (ValueError, ValidationError, RecursionError) as error:
-        problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is no JSON object"
+        problem = "it is no JSON object"
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            problem = ": ".join([*map(str, first["loc"]), first["msg"]])
         raise ScanRejected(
             Reason.BAD_REFERENCE,
             f'the reference can\'t be read ({problem}): send {{"uri": "s3://…", "sha256": "…", "bytes": n}}',

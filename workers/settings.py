@@ -169,12 +169,13 @@ class TritonSettings(Group):
 
 
 class SourceSettings(Group):
-    """Where scans that come by reference may lie. By default in no file of the worker's machine, and in any bucket
-    that its credentials open: those are given for scans alone, whereas any process can read /etc."""
+    """Where scans that come by reference may lie. By default nowhere: whoever may write to the scans' topic would have
+    the worker read any place, and wait for any that is not there."""
 
     allowed_prefixes: tuple[str, ...] = Field(
-        ("s3://", "gs://", "az://"),
-        description="only what lies below one of these is read, such as file:///data/scans or s3://bucket/folder",
+        (),
+        description="only what lies below one of these is read, such as file:///data/scans or s3://bucket/folder; "
+        "s3:// is any bucket",
     )
     timeout_s: float = Field(30.0, gt=0, description="for one file or object")
 
