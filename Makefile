@@ -8,6 +8,8 @@ PYTHON ?= $(firstword $(foreach python,python3.12 python3.11 python3,$(shell \
 	$(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))) python3)
 # For `make test`: which tests, and how. Example: make test TESTS='tests/test_messages.py -k reference'
 TESTS ?=
+# For `make fuzz`: how long for each decoder.
+MINUTES ?= 10
 # For `make bench`: a folder of brain MRI slices; the shipped ones if none is given.
 SLICES ?=
 
@@ -16,7 +18,7 @@ KILLS ?= 1000
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench chaos docs schemas lock upgrade clean
+.PHONY: help demo test lint format bench chaos fuzz docs schemas lock upgrade clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +28,9 @@ demo: $(VENV)/local ## Run the platform on the shipped sample scans; leaves demo
 
 test: $(VENV)/dev ## Run all tests, against real servers
 	@$(BIN)/python -m pytest $(TESTS)
+
+fuzz: $(VENV)/fuzz ## Fuzz every decoder for MINUTES=10 each, guided by coverage
+	@nice $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 lint: $(VENV)/dev ## Check style, format and types
 	@$(BIN)/ruff check
@@ -58,6 +63,7 @@ lock: $(VENV)/local ## Bring the lock files in requirements/ in line with pyproj
 	@$(COMPILE) pyproject.toml --extra local --extra trainer --group dev -o requirements/dev.txt
 	@$(COMPILE) pyproject.toml --extra local -c requirements/dev.txt -o requirements/local.txt
 	@$(COMPILE) pyproject.toml -c requirements/local.txt -o requirements/worker.txt
+	@$(COMPILE) requirements/fuzz.in -o requirements/fuzz.txt
 	@$(COMPILE) requirements/build.in -o requirements/build.txt
 	@$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	@$(COMPILE) requirements/triton.in -o requirements/triton.txt
@@ -77,4 +83,8 @@ $(VENV)/local: requirements/local.txt requirements/build.txt requirements/uv.txt
 
 $(VENV)/dev: requirements/dev.txt $(VENV)/local
 	@$(PYTHON) -m deploy.bootstrap requirements/dev.txt
+	@touch $@
+
+$(VENV)/fuzz: requirements/fuzz.txt $(VENV)/dev
+	@$(PYTHON) -m deploy.bootstrap requirements/fuzz.txt
 	@touch $@

@@ -18,6 +18,8 @@ MIB = 1024 * 1024
 LIMITS = DecodeSettings(medical_timeout_s=1)
 # Allocators keep some of what they got; a leak of a kilobyte a file would show.
 WORKER_MAY_GROW_BYTES = 16 * MIB
+# One in six damaged JPEG-LS streams keeps its decoder computing until the limit.
+MUTATIONS = {"dicom-jpeg-ls": 40}
 
 
 def mutations(name: str, count: int) -> Iterator[bytes]:
@@ -46,7 +48,7 @@ def test_no_bomb_goes_off() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(SEEDS) - {"message"}))
 def test_no_damage_makes_anything_but_a_scan_or_a_rejection(name: str) -> None:
-    kept = keep(LIMITS, ((f"mutation {i}", data) for i, data in enumerate(mutations(name, 500))))
+    kept = keep(LIMITS, ((f"mutation {i}", data) for i, data in enumerate(mutations(name, MUTATIONS.get(name, 500)))))
 
     assert kept.violations == []
     assert kept.child_peak <= LIMITS.medical_memory_bytes

@@ -1,9 +1,10 @@
-"""Coverage-guided fuzzing of one decoder, in this process and its children: `python -m tests.fuzz.guided NAME FOLDER SECONDS`.
+"""Coverage-guided fuzzing of one decoder, in this process and its children: `python -m tests.fuzz.guided`.
 
 What runs is what answers a file inside a decoder's child process, under that child's limit on memory. Native decoders
 may end the process. So atheris runs in children forked from this process, where everything is imported and
 instrumented once; each death leaves its input in FOLDER/crashes, and the next child goes on.
 
+Arguments: the decoder's name, FOLDER, seconds, and if you like a folder of further seeds.
 Prints one line of JSON: what happened. Coverage is that of Python code; native code is not instrumented.
 """
 
@@ -36,12 +37,12 @@ MAX_LENGTH = 64 * 1024
 REPORT_RUNS = 500
 
 
-def fuzz(name: str, folder: Path, seconds: float) -> dict[str, object]:
+def fuzz(name: str, folder: Path, seconds: float, extra: Path | None = None) -> dict[str, object]:
     """Fuzz until the time is over, over all deaths. Returns what docs/decoding.md reports of it."""
     corpus, crashes, log = folder / "corpus", folder / "crashes", folder / "log"
     for path in (corpus, crashes):
         path.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(seeds(name)):
+    for number, seed in enumerate(seeds(name, extra)):
         (corpus / f"seed-{number}").write_bytes(seed)
     target = subject(name)
     deadline = time.monotonic() + seconds
@@ -56,7 +57,9 @@ def fuzz(name: str, folder: Path, seconds: float) -> dict[str, object]:
                 _run(target, corpus, crashes, folder / "outcomes", left)
             _, status = os.waitpid(child, 0)
         said = log.read_text(errors="replace")
-        deaths += os.waitstatus_to_exitcode(status) != 0
+        if os.waitstatus_to_exitcode(status) != 0:
+            deaths += 1
+            log.rename(folder / f"log-of-death-{deaths}")
         executions += max([0, *map(int, re.findall(r"^#(\d+)\t", said, re.MULTILINE))])
         edges = max([edges, *map(int, re.findall(r"cov: (\d+)", said))])
         outcomes.update(json.loads((folder / "outcomes").read_text()))
@@ -108,4 +111,4 @@ def _run(target: Subject, corpus: Path, crashes: Path, report: Path, seconds: fl
 
 
 if __name__ == "__main__":
-    print(json.dumps(fuzz(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]))))
+    print(json.dumps(fuzz(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), *map(Path, sys.argv[4:5]))))

@@ -197,7 +197,7 @@ def _check_lossless_jpeg(stream: bytes, dataset: Dataset) -> None:
     allocated, stored = dataset.BitsAllocated, dataset.BitsStored
     if (rows, columns, samples) != (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel):
         raise ValueError("the JPEG and its DICOM header give different sizes")
-    if allocated not in (8, 16) or precision > allocated or (samples > 1 and stored != allocated):
+    if allocated not in (8, 16) or max(precision, stored) > allocated or (allocated == 8 and stored != 8):
         raise ValueError("the JPEG and its DICOM header give different numbers of bits")
 
 
