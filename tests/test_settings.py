@@ -158,3 +158,17 @@ def test_what_cannot_be_parsed_is_not_repeated(monkeypatch: pytest.MonkeyPatch, 
         load_settings()
 
     assert "SECRET" not in str(raised.value)
+
+
+def test_an_empty_variable_means_that_there_is_no_such_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MRISTREAM_KAFKA__STAT_TOPIC", "")
+
+    assert load_settings().kafka.stat_topic is None
+    assert load_settings().kafka.replay_topic == "scans.replay"
+
+
+def test_two_topics_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MRISTREAM_KAFKA__STAT_TOPIC", "scans")
+
+    with pytest.raises(UserError, match="name of its own"):
+        load_settings()

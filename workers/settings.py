@@ -20,6 +20,7 @@ from pydantic import (
     SecretStr,
     SerializationInfo,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
@@ -77,10 +78,10 @@ class KafkaSettings(Group):
     bootstrap_servers: str = Field("127.0.0.1:9092", description="brokers to ask first, host:port, comma-separated")
     scans_topic: str = Field("scans", description="where scans come from")
     stat_topic: str | None = Field(
-        "scans.stat", description="where urgent scans come from, which are served first; null: no such lane"
+        "scans.stat", description="where urgent scans come from, which are served first; empty: no such lane"
     )
     replay_topic: str | None = Field(
-        "scans.replay", description="where history comes from that is run again when there is time; null: no such lane"
+        "scans.replay", description="where history comes from that is run again when there is time; empty: no such lane"
     )
     results_topic: str = Field("results", description="where each scan's one final result goes")
     dead_topic: str = Field("scans.dead", description="where rejected scans go, as they came")
@@ -122,6 +123,19 @@ class KafkaSettings(Group):
     client: dict[str, Secret] = Field(
         {}, description="further librdkafka settings for every client; these win over all others"
     )
+
+    @field_validator("stat_topic", "replay_topic", mode="before")
+    @classmethod
+    def _empty_is_none(cls, given: object) -> object:
+        """An environment variable can be empty, but not null."""
+        return given or None
+
+    @model_validator(mode="after")
+    def _lanes_are_apart(self) -> Self:
+        topics = [name for name in (self.scans_topic, self.stat_topic, self.replay_topic, self.dead_topic) if name]
+        if len({*topics, self.results_topic}) <= len(topics):
+            raise ValueError("each of the topics for scans, results and rejected scans needs a name of its own")
+        return self
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -276,7 +290,7 @@ class WorkerSettings(Group):
     batch_scans: int = Field(16, gt=0, description="most scans in one batch")
     batches_in_flight: int = Field(3, gt=0, description="batches being worked on at once")
     bytes_in_flight: int = Field(
-        256 * MIB, gt=0, description="no more scans are taken while the unpublished ones hold this many bytes"
+        128 * MIB, gt=0, description="no more scans are taken while the unpublished ones hold this many bytes"
     )
     unpublished_scans: int = Field(
         1024, gt=0, description="no more scans are taken while this many have no published result"
