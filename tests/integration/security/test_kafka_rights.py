@@ -41,6 +41,8 @@ from workers.progress import Outcome, Partition, ScanMessage
 from workers.submission import Submission, Submitter
 from workers.topics import read_results, read_topic
 
+# Kafka's own tool is started once for each of the document's commands, before the first test.
+pytestmark = pytest.mark.timeout(600)
 # What each role may do with each topic, as the document says in words.
 RIGHTS = {
     "worker": {**dict.fromkeys(SCANS, "READ"), "results": "WRITE", "scans.dead": "WRITE"},
