@@ -85,7 +85,7 @@ def lively(config: ModelConfig = SMALL, seed: int = 0) -> Network:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that has learnt eight made slices."""
     config = TrainingConfig.model_validate(
-        {"model": SMALL, "batch_size": 8, "ema_decay": 0.8, "stages": [{"side": 256, "epochs": 40, "peak_learning_rate": 6e-3}]}
+        {"model": SMALL, "batch_size": 8, "ema_decay": 0.8, "stages": [{"side": 128, "epochs": 40, "peak_learning_rate": 6e-3}]}
     )  # fmt: skip
     slices = made_slices(8)
     return Trainer(config, slices, slices, tmp_path_factory.mktemp("run"), progress=Silent()).run()

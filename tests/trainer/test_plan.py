@@ -165,9 +165,11 @@ def test_select_says_what_is_missing(repository: Path) -> None:
     other_gpu = plan("select", repository=repository, capability="8.6")
     served_onnx(repository, "brain_mri_classifier").write_bytes(b"another network")
     other_weights = plan("select", repository=repository)
+    not_to_verify = plan("verify", "--model", "tumor_unet", repository=repository, capability="8.6")
 
-    assert other_gpu.exit_code == other_weights.exit_code == 2
-    assert "plan build --compute-capability 8.6" in " ".join(other_gpu.output.split())
+    assert other_gpu.exit_code == other_weights.exit_code == not_to_verify.exit_code == 2
+    for found in (other_gpu, not_to_verify):
+        assert "plan build --compute-capability 8.6" in " ".join(found.output.split())
     assert "no plan for brain_mri_classifier" in other_weights.output
     assert not list(repository.rglob(PLAN))
 

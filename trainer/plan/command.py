@@ -79,18 +79,13 @@ def verify(context: click.Context, /, least: float, **options: Any) -> None:
 
     Exit code 3: everything fits, but there was no GPU to run them on.
     """
-    from trainer.plan import cache
-    from trainer.plan.plans import sample_slices, verify_plan
+    from trainer.plan.plans import find_plan, sample_slices, verify_plan
 
     targets = _targets(**options)
     images = sample_slices()
     not_run = False
     for wanted in targets:
-        found = cache.get(wanted.key)
-        if found is None:
-            raise UserError(
-                f"no such plan for {wanted.model} in {cache.plans_folder()}: `mristream plan build` makes one"
-            )
+        found = find_plan(wanted)
         verified = verify_plan(found, wanted, images, least)
         if verified.likeness is None:
             not_run = True

@@ -128,6 +128,18 @@ def _graph(wanted: Target, images: NDArray[np.uint8]) -> tuple[bytes, float]:
     return half, alike
 
 
+def find_plan(wanted: Target) -> CachedPlan:
+    """The plan in the cache. Raises UserError saying what it would be for, and how to build it, if it isn't there."""
+    plan = cache.get(wanted.key)
+    if plan is None:
+        raise UserError(
+            f"no plan for {wanted.model} version {wanted.version} on compute capability {wanted.capability} with "
+            f"{wanted.flavour.name} {wanted.flavour.version}, {wanted.precision}, batches {wanted.profile}: "
+            f"`mristream plan build --compute-capability {wanted.capability}` makes one"
+        )
+    return plan
+
+
 @dataclass(frozen=True, slots=True)
 class Verified:
     """What could be checked of a plan; `likeness` is None where no GPU was there to run it."""
@@ -170,15 +182,8 @@ def select_plan(wanted: Target) -> Path:
 
     Raises UserError saying which plan is missing and how to build it.
     """
-    plan = cache.get(wanted.key)
-    if plan is None:
-        raise UserError(
-            f"no plan for {wanted.model} version {wanted.version} on compute capability {wanted.capability} with "
-            f"{wanted.flavour.name} {wanted.flavour.version}, {wanted.precision}, batches {wanted.profile}: "
-            f"`mristream plan build --compute-capability {wanted.capability}` makes one"
-        )
     destination = wanted.onnx.with_name(cache.PLAN)
-    cache.write_durably(destination, plan.read())
+    cache.write_durably(destination, find_plan(wanted).read())
     return destination
 
 
