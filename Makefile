@@ -10,10 +10,13 @@ PYTHON ?= $(firstword $(foreach python,python3.12 python3.11 python3,$(shell \
 TESTS ?=
 # For `make bench`: a folder of brain MRI slices; the shipped ones if none is given.
 SLICES ?=
+# For `make chaos`: how many kills, and further options, such as OPTIONS='--brokers 3 --store s3'.
+KILLS ?= 1000
+OPTIONS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench docs schemas lock upgrade clean
+.PHONY: help demo test lint format bench chaos docs schemas lock upgrade clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +39,9 @@ format: $(VENV)/dev ## Format the code and mend what ruff can mend
 
 bench: $(VENV)/local ## Measure scans per second on this machine, against the models alone
 	@$(BIN)/python benchmarks/end_to_end.py $(SLICES)
+
+chaos: $(VENV)/local ## Kill workers and servers for an hour, then prove that no scan was lost; leaves runs/chaos
+	@$(BIN)/python -m benchmarks.chaos --kills $(KILLS) --out runs/chaos $(OPTIONS)
 
 docs: schemas ## Write the documentation that comes from the code: settings and schemas
 	@$(BIN)/python docs/write_settings.py
