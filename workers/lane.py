@@ -44,15 +44,18 @@ class Lane:
         # What came in the very call that brought its partition.
         self._held: list[Message] = []
         self._no_room_since: float | None = None
+        # Whether some partitions may be paused, and whether all are.
         self._paused = False
+        self._all_paused = False
 
     def subscribe(self, on_assign: Callback, on_revoke: Callback, on_lost: Callback) -> None:
         """Join the group. The callbacks run inside `take` and `rest`."""
 
         def assigned(consumer: Consumer, places: list[TopicPartition]) -> None:
             self.assigned = True
-            # A pause doesn't cover partitions that come after it.
-            self._no_room_since, self._paused = None, False
+            # A pause doesn't cover partitions that come after it; but those that were paused before stay so, and so do
+            # those that go and come back: the client forgets nothing until it is told to resume.
+            self._no_room_since, self._all_paused = None, False
             on_assign(self, _partitions(places))
 
         self.consumer.subscribe(
@@ -76,7 +79,7 @@ class Lane:
         self._no_room_since = None
         if self._paused:
             self.consumer.resume(self.consumer.assignment())
-            self._paused = False
+            self._paused = self._all_paused = False
         # consume(n, t) would wait the whole t for n messages.
         received = self._release(most) or self.consumer.consume(most, 0)
         if not received and wait_s:
@@ -87,9 +90,9 @@ class Lane:
         """Take nothing, but keep our place in the group. What comes all the same must be taken: it is returned."""
         now = time.monotonic()
         self._no_room_since = self._no_room_since or now
-        if now - self._no_room_since > PAUSE_AFTER_S and not self._paused:
+        if now - self._no_room_since > PAUSE_AFTER_S and not self._all_paused:
             self.consumer.pause(self.consumer.assignment())
-            self._paused = True
+            self._paused = self._all_paused = True
         # Nothing comes from paused partitions, but one may have come to us this very moment.
         received = self.consumer.consume(1, 0) if self._paused else []
         return self._hold_while_opening([message for message in received if _is_scan(message)])

@@ -189,7 +189,9 @@ def harm(stack: ChaosStack, names: Names, options: Options, planned: Iterable[Pl
     try:
         _wait(lambda: unpublished(kafka) == {}, stack, options.finish_s, "the last scan's result")
     except (ServerError, TimeoutError) as problem:
-        trouble.append(f"{problem}; still waiting: {unpublished(kafka)}")
+        trouble.append(f"{problem}; still waiting: {unpublished(kafka)}; see the workers' logs for what they are at")
+        for slot in stack.workers.values():
+            slot.tell_stacks()
     for slot in stack.workers.values():
         slot.stop()
     say("reading the history")

@@ -27,15 +27,6 @@ StoreKind = Literal["file", "redis", "s3"]
 STORES: tuple[StoreKind, ...] = get_args(StoreKind)
 # A dead worker's partitions move on after this, instead of 45 s: the run is to be spent on faults, not on waiting.
 SESSION_TIMEOUT_S = 4.0
-_BROKER = {
-    "group.consumer.min.session.timeout.ms": int(SESSION_TIMEOUT_S * 1000),
-    "group.consumer.session.timeout.ms": int(SESSION_TIMEOUT_S * 1000),
-    "group.consumer.min.heartbeat.interval.ms": 500,
-    "group.consumer.heartbeat.interval.ms": 500,
-    "group.min.session.timeout.ms": 1000,
-    # Open transactions of the dead end one second after their time, not ten.
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
-}
 _BUCKET = "masks"
 _MASK_TIMEOUT_S = 2.0
 
@@ -70,12 +61,14 @@ class ChaosStack:
         store: StoreKind = "redis",
         partitions: int = 6,
         group_protocol: Literal["consumer", "classic"] = "consumer",
+        session_timeout_s: float = SESSION_TIMEOUT_S,
     ) -> None:
         """Nothing is started yet."""
         self.folder = folder
         self.store_kind = store
         self._partitions = partitions
         self._group_protocol = group_protocol
+        self._session_timeout_ms = int(session_timeout_s * 1000)
         self._running = ExitStack()
         self.proxies: dict[str, Proxy] = {}
         for name in (
@@ -89,7 +82,7 @@ class ChaosStack:
             folder,
             brokers,
             advertised=[self.proxies[f"broker-{n}"].port for n in range(1, brokers + 1)],
-            properties=_BROKER,
+            properties=self._broker_properties(),
         )
         self.triton = Triton(
             folder / "triton", self.models, arguments=["--model-control-mode=explicit", "--load-model=*"]
@@ -138,9 +131,7 @@ class ChaosStack:
 
     def settings(self, names: Names, *, direct: bool = False) -> Settings:
         """A worker's settings: by way of the proxies, or `direct`, for whoever wants to see what really is."""
-        classic = (
-            {"session.timeout.ms": str(int(SESSION_TIMEOUT_S * 1000))} if self._group_protocol == "classic" else {}
-        )
+        classic = {"session.timeout.ms": str(self._session_timeout_ms)} if self._group_protocol == "classic" else {}
         return Settings(
             kafka=KafkaSettings(
                 bootstrap_servers=self.kafka.bootstrap_servers if direct else self.kafka.advertised_servers,
@@ -223,6 +214,18 @@ class ChaosStack:
     def masks(self) -> Path:
         """Where masks are, if the store is a folder."""
         return self.folder / "masks"
+
+    def _broker_properties(self) -> dict[str, object]:
+        heartbeat_ms = self._session_timeout_ms // 6
+        return {
+            "group.consumer.min.session.timeout.ms": self._session_timeout_ms,
+            "group.consumer.session.timeout.ms": self._session_timeout_ms,
+            "group.consumer.min.heartbeat.interval.ms": heartbeat_ms,
+            "group.consumer.heartbeat.interval.ms": heartbeat_ms,
+            "group.min.session.timeout.ms": self._session_timeout_ms,
+            # Open transactions of the dead end one second after their time, not ten.
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
+        }
 
     def _store_uri(self, *, direct: bool) -> str:
         if isinstance(self.store, Redis):

@@ -142,6 +142,9 @@ class Supervisor:
             self._signal(signal.SIGCONT)
             self._thaw_at = None
 
+    def tell_stacks(self) -> None:
+        """Have it write to its log what its threads are at, if it is one that does."""
+
     def _before_start(self) -> None:
         """Called before every start."""
 
@@ -307,6 +310,11 @@ class WorkerSlot(Supervisor):
         self.choose_arm = choose_arm
         self._frozen_s = frozen_s
         self._woken = False
+
+    def tell_stacks(self) -> None:
+        """SIGUSR1, on which a worker writes all stacks to its log."""
+        with self._lock, suppress(ServerError, ProcessLookupError):
+            os.kill(self.server.pid, signal.SIGUSR1)
 
     def _before_start(self) -> None:
         self.worker.arm = self.choose_arm()

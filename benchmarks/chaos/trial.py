@@ -12,7 +12,7 @@ from benchmarks.chaos.stack import ChaosStack, Names
 from benchmarks.chaos.supervisor import Arm, WorkerSlot
 from benchmarks.chaos.watch import read_history, unpublished
 
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 240.0
 
 
 class Trial:

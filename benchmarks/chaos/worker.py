@@ -8,6 +8,7 @@ written only after their results were committed: a worker that must not get past
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import signal
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--break", dest="broken", choices=BREAKS, help="be wrong on purpose")
     given = parser.parse_args(arguments)
     settings = load_settings()
+    # What every thread is at, for whoever asks a worker that is stuck.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     logging.basicConfig(level=settings.worker.log_level, format=LOG_FORMAT)
     passed: Passed = nothing_hears
     if given.at:
