@@ -76,7 +76,7 @@ def test_a_worker_that_was_frozen_wakes_up_without_a_say(verdicts: dict[str, Ver
 
     assert verdict.defects == {}
     assert (verdict.scans, verdict.results) == (SCANS, SCANS)
-    if point.startswith("checkpoint"):
+    if point == "checkpoint.offsets_sent":  # before, its results may not have left it yet
         assert verdict.withheld > 0, "what the frozen one had written is there, and no reader sees it"
 
 
