@@ -23,7 +23,15 @@ from deploy.local.s3 import S3
 from deploy.local.triton import Triton
 from deploy.local.worker import WorkerProcess
 from tests.integration.security.conftest import ROOT, Broker
-from workers.settings import PREFIX, KafkaSettings, Settings, StoreSettings, TritonSettings, WorkerSettings
+from workers.settings import (
+    PREFIX,
+    KafkaSettings,
+    Settings,
+    SourceSettings,
+    StoreSettings,
+    TritonSettings,
+    WorkerSettings,
+)
 from workers.topics import read_results
 
 # All servers start before the first test.
@@ -52,6 +60,7 @@ def right(documented: Broker, triton: Triton, redis: Redis, redis_password: str)
             "store": StoreSettings.model_validate(
                 {"uri": f"rediss://mristream:{quote(redis_password)}@127.0.0.1:{redis.port}/0", "timeout_s": 5, **files}
             ),
+            "source": SourceSettings(allowed_prefixes=("s3://scans",)),
             "worker": WorkerSettings(log_level="DEBUG", drain_timeout_s=1, batch_scans=1),
         }
     )
