@@ -119,14 +119,17 @@ def test_rejected_scans_are_listed_shown_saved_and_sent_again(
     assert "no rejected scan" in mristream("dead", "show", "unknown", expect=2).stderr
 
     would_send = mristream("dead", "redrive", "--reason", "empty", "--dry-run", "--json")
-    assert json_lines(would_send) == [{"scan_id": finished["empty.png"], "code": "empty"}]
+    assert json_lines(would_send) == [{"scan_id": finished["empty.png"], "code": "empty", "attempt": 2}]
     assert "not among" in mristream("dead", "redrive", "--scan-id", "unknown", expect=2).stderr
     assert len(read_all_results(settings.kafka)) == 4
 
     assert "1 scans sent again" in mristream("dead", "redrive", "--scan-id", text).stderr
     wait_for(lambda: len(read_all_results(settings.kafka)) == 5, "another result")
-    # Rejected twice, it is still one scan.
-    assert len(json_lines(mristream("dead", "list", "--json"))) == 3
+    # Rejected again, it waits again; its first rejection was answered.
+    assert len(json_lines(mristream("dead", "list", "--json"))) == 2
+    assert len(json_lines(mristream("dead", "list", "--all", "--json"))) == 3
+    shown = json_lines(mristream("dead", "show", text, "--json"))
+    assert [(each["attempt"], each["sent_again"]) for each in shown] == [(1, True), (2, False)]
     assert len(json_lines(mristream("dead", "redrive", "--dry-run", "--json"))) == 2
 
 
