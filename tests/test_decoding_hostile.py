@@ -19,7 +19,7 @@ LIMITS = DecodeSettings(medical_timeout_s=1)
 # Allocators keep some of what they got; a leak of a kilobyte a file would show.
 WORKER_MAY_GROW_BYTES = 16 * MIB
 # One in six damaged JPEG-LS streams keeps its decoder computing until the limit.
-MUTATIONS = {"dicom-jpeg-ls": 40}
+MUTATIONS = {"dicom-jpeg-ls": 120}
 
 
 def mutations(name: str, count: int) -> Iterator[bytes]:

@@ -115,6 +115,9 @@ def _cut_lossless_jpeg() -> bytes:
 BOMBS: dict[str, Callable[[], bytes]] = {
     "png of 65,535 x 65,535": lambda: png(65535, 65535, zlib.compress(bytes(1000))),
     "png of 2 GB of zeros": lambda: png(46340, 46340, zeros(2, wbits=15)),
+    "png of 9 x 9 with a second header of 20,000 x 20,000": lambda: png(
+        9, 9, zlib.compress(bytes(90)), chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0))
+    ),
     "png with a checksum too short": lambda: png(4, 4, b"")[:-2],
     "png with a chunk of 4 GB": lambda: png(4, 4, b"")[:33] + _UNDEFINED + b"IDAT",
     "jpeg of 65,500 x 65,500": lambda: _jpeg_of(65500, 65500),

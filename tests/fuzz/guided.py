@@ -10,6 +10,7 @@ Prints one line of JSON: what happened. Coverage is that of Python code; native 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import re
@@ -81,6 +82,8 @@ def _run(target: Subject, corpus: Path, crashes: Path, report: Path, seconds: fl
     report.write_text("{}")
 
     def run_one(data: bytes) -> None:
+        # Only now, in front of libFuzzer's own handlers: a death's log names the Python code that it came from.
+        faulthandler.enable()
         space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + LIMITS.memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (space, resource.RLIM_INFINITY))
         try:

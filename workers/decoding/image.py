@@ -85,6 +85,8 @@ def _pixel_chunks(data: bytes) -> Iterator[memoryview]:
         if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise _png_damaged("a checksum is wrong")
         kind = bytes(view[start + 4 : start + 8])
+        if kind == b"IHDR" and start != len(PNG_SIGNATURE):  # Pillow would take the size from this one
+            raise _png_damaged("it has two headers")
         if kind in PIXEL_CHUNKS:
             yield view[start:end]
         if kind == b"IEND":
