@@ -11,6 +11,9 @@ from click.testing import CliRunner, Result
 
 from workers.cli import main
 
+# Networks are trained and exported here, which takes many times as long where other programs use the same cores.
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "deploy" / "samples"
 

@@ -38,6 +38,9 @@ from trainer.training import Trainer, TrainingConfig
 from workers.cli import main
 from workers.messages import LABELS
 
+# Networks are trained and exported here, which takes many times as long where other programs use the same cores.
+pytestmark = pytest.mark.timeout(900)
+
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 SMALL = ModelConfig(encoder="plain", width=8, decoder=(32, 16, 8), drop_path=0)
 

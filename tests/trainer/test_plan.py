@@ -26,6 +26,9 @@ from trainer.repository import FLOAT_MODEL, served
 from workers.cli import main
 from workers.errors import UserError
 
+# Networks are trained and exported here, which takes many times as long where other programs use the same cores.
+pytestmark = pytest.mark.timeout(900)
+
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 CAPABILITY = "8.9"
 

@@ -16,6 +16,9 @@ from trainer.checkpoint import Checkpoint
 from workers.cli import main
 from workers.messages import LABELS
 
+# Networks are trained and exported here, which takes many times as long where other programs use the same cores.
+pytestmark = pytest.mark.timeout(900)
+
 TINY = {
     "model": {"encoder": "plain", "width": 4, "decoder": [8, 4]},
     "stages": [{"side": 128, "epochs": 1}],

@@ -26,6 +26,9 @@ from trainer.models import ModelConfig, Network, standardise
 from trainer.run_log import RunLog
 from trainer.training import Epoch, Stage, Trainer, TrainingConfig
 
+# Networks are trained and exported here, which takes many times as long where other programs use the same cores.
+pytestmark = pytest.mark.timeout(900)
+
 SMALL = ModelConfig(encoder="plain", width=8, decoder=(32, 16, 8), drop_path=0)
 CONFIGS = Path(__file__).parents[2] / "trainer" / "configs"
 
