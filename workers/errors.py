@@ -46,7 +46,8 @@ class ScanRejected(Exception):
 
 
 class Unavailable(Exception):
-    """Something that we depend on is down, overloaded or slow. `dependency` is `triton`, `store`, `source` or `kafka`."""
+    """Something that we depend on is down, overloaded or slow. `dependency` is `triton`, `store`, `source`, `decoder` or
+    `kafka`."""
 
     def __init__(self, dependency: str, message: str) -> None:
         super().__init__(f"{dependency}: {message}")

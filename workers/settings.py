@@ -250,7 +250,7 @@ class DecodeSettings(Group):
     max_pixels: int = Field(
         4096 * 4096, gt=0, description="rows x columns x frames, checked before anything is decoded"
     )
-    medical_processes: int = Field(2, gt=0, description="child processes that decode DICOM and large images")
+    medical_processes: int = Field(2, gt=0, description="child processes that decode files")
     medical_timeout_s: float = Field(10.0, gt=0, description="for one file in a child process")
     medical_memory_bytes: int = Field(128 * MIB, gt=0, description="address space that decoding one file may add")
 
