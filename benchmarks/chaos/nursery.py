@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import io
 import json
 import os
 import select
@@ -115,7 +116,8 @@ def main() -> None:
     """Fork a worker for every line of the standard input; say who was born and who has ended."""
     gc.freeze()
     parent = os.getpid()
-    requests = sys.stdin
+    # Unbuffered: `select` knows nothing of a second request that were already read with the first.
+    requests = io.FileIO(sys.stdin.fileno(), closefd=False)
     while True:
         readable, _, _ = select.select([requests], [], [], _LOOK_INTERVAL_S)
         if readable:
