@@ -18,7 +18,7 @@ OPTIONS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench chaos fuzz docs schemas lock upgrade clean
+.PHONY: help demo test proof lint format bench chaos fuzz docs schemas lock upgrade clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -26,8 +26,11 @@ help: ## Show this list
 demo: $(VENV)/local ## Run the platform on the shipped sample scans; leaves demo/report.html
 	@$(BIN)/mristream run deploy/samples/scans --out demo
 
-test: $(VENV)/dev ## Run all tests, against real servers
-	@$(BIN)/python -m pytest $(TESTS)
+test: $(VENV)/dev ## Run the tests, against real servers
+	@$(BIN)/python -m pytest -m "not long" $(TESTS)
+
+proof: $(VENV)/dev ## Run the tests that take minutes each
+	@$(BIN)/python -m pytest -m long
 
 fuzz: $(VENV)/fuzz ## Fuzz every decoder for MINUTES=10 each, guided by coverage
 	@nice $(BIN)/python -m tests.fuzz --minutes $(MINUTES)

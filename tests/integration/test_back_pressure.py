@@ -25,6 +25,7 @@ MAX_POLL_INTERVAL_S = 45
 SLOW_MODEL_S = 120
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_model_that_takes_two_minutes_costs_the_worker_neither_its_place_nor_a_scan(
     quick: Settings, null_models: NullModels, tmp_path: Path
