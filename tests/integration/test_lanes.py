@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from confluent_kafka import Message
 
 from deploy.local.worker import WorkerProcess
 from tests.conftest import wait_for
 from tests.integration.conftest import SAMPLES, NullModels, read_all_results
 from workers.cli import main
-from workers.kafka import create_topics, make_producer
+from workers.kafka import create_topics, make_consumer, make_producer
+from workers.lane import PAUSE_AFTER_S
+from workers.lane import Lane as ScanLane
 from workers.messages import Flag, Lane, ScanResult
 from workers.settings import PREFIX, Settings
 from workers.topics import read_topic
@@ -94,6 +99,37 @@ def test_urgent_scans_without_end_leave_a_quarter_to_the_others(
     last_routine = max(at for name, at in times.items() if name.startswith("routine"))
     still_urgent = sum(at > last_routine for name, at in times.items() if name.startswith("stat"))
     assert still_urgent > 40, "40 routine scans wait for about 120 urgent ones, not for all 320"
+
+
+def test_a_lane_that_rested_reads_what_was_paused_and_what_came_after(settings: Settings, slice_: bytes) -> None:
+    """Partitions come while others are paused, and paused ones go and come back: the client forgets no pause."""
+    create_topics(settings.kafka)
+    send(settings, settings.kafka.scans_topic, "scan", 60, slice_)
+    rested: list[Message] = []
+    with lane(settings) as ours:
+
+        def partitions() -> int:
+            rested.extend(ours.rest())
+            return len(ours.consumer.assignment())
+
+        wait_for(lambda: partitions() == 3, "all partitions")
+        wait_for(lambda since=time.monotonic(): partitions() and time.monotonic() - since > PAUSE_AFTER_S, "a pause")
+        with lane(settings) as other:
+            wait_for(lambda: not other.take(16) and partitions() < 3, "partitions to go")
+        wait_for(lambda: partitions() == 3, "them to come back")
+
+        wait_for(lambda: rested.extend(ours.take(16, 0.05)) or len(rested) >= 60, "all scans")
+
+    assert {message.key() for message in rested} == {f"scan-{number}".encode() for number in range(60)}
+
+
+@contextmanager
+def lane(settings: Settings) -> Iterator[ScanLane]:
+    consumer = make_consumer(settings.kafka)
+    made = ScanLane(Lane.ROUTINE, settings.kafka.scans_topic, consumer)
+    made.subscribe(*(lambda *_: None for _ in range(3)))
+    yield made
+    consumer.close()
 
 
 def test_history_is_run_again_in_its_own_lane(environment: Settings, slice_: bytes, tmp_path: Path) -> None:
