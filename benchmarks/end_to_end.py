@@ -61,9 +61,7 @@ def main() -> None:
                 f"models alone {alone:6.1f}   mristream {platform_rate:6.1f} scans/s   ratio {platform_rate / alone:.3f}",
                 flush=True,
             )
-    print(
-        f"\nmristream {__version__}, Python {platform.python_version()}, {len(os.sched_getaffinity(0))} cores, {_processor()}"
-    )
+    print(f"\n{machine()}")
     for name, column in zip(
         ("models alone, scans/s", "mristream, scans/s", "ratio"), zip(*rows, strict=True), strict=True
     ):
@@ -87,6 +85,12 @@ def end_to_end(folder: Path, out: Path) -> float:
     """Scans a second from the first scan sent to the last result read, as `mristream run` reports it."""
     command = [sys.executable, "-m", "workers.cli", "run", str(folder), "--out", str(out), "--no-report", "--json"]
     return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["scans_per_s"])
+
+
+def machine() -> str:
+    """What was measured on which machine."""
+    cores = len(os.sched_getaffinity(0))
+    return f"mristream {__version__}, Python {platform.python_version()}, {cores} cores, {_processor()}"
 
 
 def _processor() -> str:

@@ -52,12 +52,11 @@ def encode_mask(mask: NDArray[np.bool_]) -> bytes:
 
 def measure_mask(mask: NDArray[np.bool_], png: bytes, uri: str, spacing_mm: tuple[float, float] | None) -> MaskInfo:
     """Describe a stored mask, bool [height, width]. `spacing_mm` is between rows and between columns."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     tumor_pixels = int(np.count_nonzero(mask))
     box = None
     if tumor_pixels:
-        top, left = int(rows[0]), int(columns[0])
-        box = BoundingBox(top=top, left=left, height=int(rows[-1]) - top + 1, width=int(columns[-1]) - left + 1)
+        left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+        box = BoundingBox(top=top, left=left, height=height, width=width)
     return MaskInfo(
         uri=uri,
         sha256=hashlib.sha256(png).hexdigest(),

@@ -6,13 +6,9 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Self, TypeVar
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from typing import Self
 
 _KEY = re.compile(r"(?!\.)[A-Za-z0-9._-]+(/(?!\.)[A-Za-z0-9._-]+)*")
 
@@ -66,16 +62,3 @@ def require_key(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise ValueError("a mask's key is made of letters, digits, '.', '_', '-' and '/', and no part begins with '.'")
     return key
-
-
-def in_parallel(pool: ThreadPoolExecutor, do: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Results of `do` for each item, in order. When one fails, the rest is not begun; what runs has ended on return."""
-    futures = [pool.submit(do, item) for item in items]
-    done, pending = wait(futures, return_when=FIRST_EXCEPTION)
-    if pending:
-        for future in pending:
-            future.cancel()
-        wait(pending)
-    for future in done:
-        future.result()
-    return [future.result() for future in futures]
