@@ -1,10 +1,10 @@
 """What the platform costs beside the models: everything real but the models, which answer at once.
 
-    python -m benchmarks.ceiling [--scans 20000] [--repetitions 5] [--profile FOLDER]
+    python -m benchmarks.ceiling [--scans 20000] [--repetitions 5]
 
 Kafka, Triton and one worker share this machine's cores. A backlog of JPEG slices of 256 × 256, inline, waits before the
 worker starts; masks go to a folder. Prints scans a second from the first result to the last one, and what each process
-computed for a scan. With --profile, also where the worker spends it (py-spy must be installed).
+computed for a scan.
 """
 
 from __future__ import annotations
@@ -12,30 +12,24 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from benchmarks.chaos.null_models import write_null_models
 from benchmarks.chaos.watch import unpublished
-from benchmarks.end_to_end import machine, samples
+from benchmarks.stand import cpu_s, machine, settings_for, small_slices
 from deploy.local.stack import Stack
 from deploy.local.worker import WorkerProcess
-from workers.decoding import Decoder
 from workers.kafka import create_topics, make_producer
-from workers.settings import DecodeSettings, KafkaSettings, Settings, StoreSettings, TritonSettings, WorkerSettings
+from workers.settings import KafkaSettings, Settings
 from workers.topics import read_topic
-
-# The null classifier takes a scan whose middle is brighter for something that isn't segmented.
-_DARKER_THAN = 128
-_MIDDLE = slice(120, 136)
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,56 +50,30 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=20_000)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--partitions", type=int, default=KafkaSettings().partitions)
-    parser.add_argument("--json", action="store_true", help="one line of JSON for each repetition")
-    arguments = parser.parse_args()
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each repetition")
+    given = parser.parse_args()
+    measured = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        slices = small_slices()
+        slices = [each for each in small_slices() if is_segmented(each)]
         with Stack(folder / "stack", model_repository=write_null_models(folder / "models")) as stack:
-            measured = []
-            for repetition in range(arguments.repetitions):
-                settings = settings_for(
-                    stack, folder / f"masks-{repetition}", f"ceiling-{repetition}", arguments.partitions
-                )
+            for repetition in range(given.repetitions):
+                name = f"ceiling-{repetition}"
+                settings = settings_for(stack, folder / name / "masks", name, partitions=given.partitions)
                 create_topics(settings.kafka)
-                send(settings.kafka, slices, arguments.scans)
-                measured.append(measure(stack, settings, folder / f"worker-{repetition}", arguments.scans))
-                print(
-                    json.dumps({"scans_per_s": measured[-1].scans_per_s, **measured[-1].cpu_ms})
-                    if arguments.json
-                    else measured[-1],
-                    flush=True,
-                )
-    print(f"\n{machine()}")
-    rates = [each.scans_per_s for each in measured]
-    print(f"scans/s: min {min(rates):.0f}  median {statistics.median(rates):.0f}  max {max(rates):.0f}")
+                send(settings.kafka, slices, given.scans)
+                measured.append(measure(stack, settings, folder / name, given.scans))
+                print(json.dumps(asdict(measured[-1])) if given.json else measured[-1], flush=True)
+    if not given.json:
+        rates = [each.scans_per_s for each in measured]
+        print(f"\n{machine()}")
+        print(f"scans/s: min {min(rates):.0f}  median {statistics.median(rates):.0f}  max {max(rates):.0f}")
 
 
-def small_slices() -> list[bytes]:
-    """The sample slices as JPEG files of 256 × 256, those that the null models segment."""
-    with Decoder(DecodeSettings()) as decoder:
-        pixels = [decoder.decode(path.read_bytes()).pixels for path in samples()]
-    dark = [each for each in pixels if each[_MIDDLE, _MIDDLE].mean() < _DARKER_THAN]
-    return [cv2.imencode(".jpg", each)[1].tobytes() for each in dark]
-
-
-def settings_for(stack: Stack, masks: Path, name: str, partitions: int) -> Settings:
-    """A worker's settings, with topics of its own; the defaults wherever possible."""
-    return Settings(
-        kafka=KafkaSettings(
-            bootstrap_servers=stack.kafka.bootstrap_servers,
-            scans_topic=f"scans-{name}",
-            stat_topic=f"scans.stat-{name}",
-            replay_topic=f"scans.replay-{name}",
-            results_topic=f"results-{name}",
-            dead_topic=f"scans.dead-{name}",
-            group_id=name,
-            partitions=partitions,
-        ),
-        triton=TritonSettings(url=stack.triton.grpc_url),
-        store=StoreSettings(uri=masks.as_uri()),
-        worker=WorkerSettings(log_level="WARNING"),
-    )
+def is_segmented(jpeg: bytes) -> bool:
+    """Whether the null models segment it: they take what is bright in the middle for something else."""
+    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
+    return bool(pixels[120:136, 120:136].mean() < 128)
 
 
 def send(kafka: KafkaSettings, slices: list[bytes], count: int) -> None:
@@ -141,27 +109,6 @@ def finished(kafka: KafkaSettings, scans: int) -> int:
     """How many scans have their results published."""
     waiting = unpublished(kafka)
     return 0 if waiting is None else scans - sum(waiting.values())
-
-
-def cpu_s(roots: Mapping[str, int]) -> dict[str, float]:
-    """What each process and the children it has now have computed, in seconds; decoders on their own."""
-    seconds = {name: _tree_cpu_s(pid) for name, pid in roots.items()}
-    own = _own_cpu_s(roots["worker"])
-    return {**seconds, "worker": own, "decoders": seconds["worker"] - own}
-
-
-def _tree_cpu_s(pid: int) -> float:
-    return _own_cpu_s(pid) + sum(map(_tree_cpu_s, _children(pid)))
-
-
-def _own_cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def _children(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        yield from map(int, (task / "children").read_text().split())
 
 
 if __name__ == "__main__":

@@ -9,10 +9,7 @@ scan goes through both models; without one, the labelled brain MRI slices among 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,13 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.stand import machine, samples
 from deploy.local.triton_environment import triton_environment
-from workers import __version__
 from workers.decoding import Decoder
 from workers.settings import DecodeSettings, WorkerSettings
 
 HERE = Path(__file__).resolve().parent
-SAMPLES = HERE.parent / "deploy" / "samples"
 
 
 def main() -> None:
@@ -68,12 +64,6 @@ def main() -> None:
         print(f"{name:24} min {min(column):8.3f}  median {statistics.median(column):8.3f}  max {max(column):8.3f}")
 
 
-def samples() -> list[Path]:
-    """The labelled brain MRI slices that come with the repository."""
-    with (SAMPLES / "index.csv").open(newline="") as index:
-        return [SAMPLES / row["file"] for row in csv.DictReader(index) if row["kind"] == "brain_mri" and row["label"]]
-
-
 def models_alone(images: Path) -> float:
     """Scans a second of the two models in a tight loop, with the worker's batch size."""
     python = triton_environment().bin / "python3"
@@ -85,19 +75,6 @@ def end_to_end(folder: Path, out: Path) -> float:
     """Scans a second from the first scan sent to the last result read, as `mristream run` reports it."""
     command = [sys.executable, "-m", "workers.cli", "run", str(folder), "--out", str(out), "--no-report", "--json"]
     return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["scans_per_s"])
-
-
-def machine() -> str:
-    """What was measured on which machine."""
-    cores = len(os.sched_getaffinity(0))
-    return f"mristream {__version__}, Python {platform.python_version()}, {cores} cores, {_processor()}"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return "unknown processor"
 
 
 if __name__ == "__main__":
