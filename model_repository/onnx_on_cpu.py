@@ -5,6 +5,7 @@ It runs `model.int8.onnx` where the version has one (half the work, the same mas
 The CPU configurations use it through a two-line `model.py`; on GPUs the same versions are served as TensorRT plans.
 """
 
+import math
 import os
 from pathlib import Path
 
@@ -61,7 +62,7 @@ class _OpenVinoModel:
         self.output_name = model.output(0).get_any_name()
         self.output_shape = [dimension.get_length() for dimension in list(model.output(0).get_partial_shape())[1:]]
         model.reshape([1, *(dimension.get_length() for dimension in list(model.input(0).get_partial_shape())[1:])])
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         compiled = core.compile_model(
             model,
             "CPU",
@@ -89,10 +90,46 @@ class _OnnxRuntimeModel:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = usable_cores()
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.input_name = self.session.get_inputs()[0].name
         self.output_name = self.session.get_outputs()[0].name
 
     def infer(self, images):
         return self.session.run([self.output_name], {self.input_name: images})[0]
+
+
+def usable_cores(root=Path("/")):
+    """How many cores this process may keep busy: by its affinity, and by the CPU limit of its container.
+
+    A container that is limited to 2 of 64 cores sees all 64; with 64 threads it would spend most of its time throttled.
+    `root` is where /proc and /sys are.
+    """
+    return max(1, math.ceil(min(len(os.sched_getaffinity(0)), *_cpu_limits(root))))
+
+
+def _cpu_limits(root):
+    """CPU time per time of this process's control group (version 2 or 1) and of those around it; inf: no limit."""
+    yield math.inf
+    mounted = root / "sys/fs/cgroup"
+    try:
+        memberships = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in memberships:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            files, base = ("cpu.max",), mounted
+        elif "cpu" in controllers.split(","):
+            files, base = ("cpu.cfs_quota_us", "cpu.cfs_period_us"), mounted / "cpu"
+        else:
+            continue
+        group = base / path.lstrip("/")
+        # Seen from inside a container, its own group may be mounted as the root.
+        for folder in (group, *group.parents[: len(group.relative_to(base).parts)], base):
+            try:
+                quota, period = " ".join((folder / name).read_text() for name in files).split()
+            except (OSError, ValueError):
+                continue
+            if quota not in ("max", "-1"):
+                yield int(quota) / int(period)

@@ -40,6 +40,32 @@ def test_without_openvino_onnx_runtime_serves_the_same_weights(runner: Any, mode
     assert np.array_equal(loaded.infer(images), expected)
 
 
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/pod/worker", {"pod/worker/cpu.max": "250000 100000"}, 3),
+        ("0::/pod/worker", {"pod/worker/cpu.max": "max 100000", "pod/cpu.max": "100000 100000"}, 1),
+        ("0::/pod/worker", {"cpu.max": "50000 100000"}, 1),  # as in a container, where its own group is the root
+        ("0::/", {}, 8),
+        ("4:cpu,cpuacct:/a\n0::/", {"cpu/a/cpu.cfs_quota_us": "200000", "cpu/a/cpu.cfs_period_us": "100000"}, 2),
+        ("4:cpu,cpuacct:/a\n0::/", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, 8),
+        (None, {}, 8),
+    ],
+)
+def test_models_use_the_cores_that_their_container_may_use(
+    runner: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, groups: str | None, files: dict[str, str], cores: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    written = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    if groups is not None:
+        written["proc/self/cgroup"] = groups
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+
+    assert runner.usable_cores(tmp_path) == cores
+
+
 def test_the_labels_are_in_the_order_that_the_worker_knows() -> None:
     assert (REPOSITORY / "brain_mri_classifier" / "labels.txt").read_text().split() == list(LABELS)
 

@@ -8,6 +8,7 @@ import signal
 import time
 from contextlib import ExitStack
 
+from workers.allocator import keep_freed_memory
 from workers.checkpoint import AtLeastOncePublisher, Passed, Publisher, TransactionalPublisher, nothing_hears
 from workers.consumer import Worker
 from workers.decoding import Decoder
@@ -41,6 +42,7 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
 
     Raises UserError for settings that can't work, and whatever stopped the worker if that is our own fault.
     """
+    keep_freed_memory()
     with ExitStack() as resources:
         metrics = Metrics()
         patience = Patience(metrics, log.warning)

@@ -113,7 +113,8 @@ def test_a_lane_that_rested_reads_what_was_paused_and_what_came_after(settings: 
             return len(ours.consumer.assignment())
 
         wait_for(lambda: partitions() == 3, "all partitions")
-        wait_for(lambda since=time.monotonic(): partitions() and time.monotonic() - since > PAUSE_AFTER_S, "a pause")
+        paused_by = time.monotonic() + PAUSE_AFTER_S + 0.5
+        wait_for(lambda: bool(partitions()) and time.monotonic() > paused_by, "a pause")
         with lane(settings) as other:
             wait_for(lambda: not other.take(16) and partitions() < 3, "partitions to go")
         wait_for(lambda: partitions() == 3, "them to come back")
