@@ -132,7 +132,7 @@ class Worker:
         """Begin a batch of the lane whose turn it is. False: there was nothing to take, or no room."""
         for lane in sorted(self._lanes, key=lambda lane: not lane.is_overdue):
             if not self._has_room(lane):
-                self._begin(lane, lane.rest())
+                lane.rest()
                 continue
             lane.yielded = 0
             if self._begin(lane, lane.take(1 if self._caution.active else self._settings.batch_scans)):
@@ -166,7 +166,8 @@ class Worker:
             return False
         self._passed("taken")
         self._metrics.batch_scans.observe(len(messages))
-        alone = self._caution.take(messages[0]) if self._caution.active else None
+        # A note stands beside a committed offset: there must be nothing unpublished before it.
+        alone = self._caution.take(messages[0]) if self._caution.active and self._progress.unpublished() == 1 else None
         if alone is None:
             work = partial(self._pipeline.process, messages, lane.name)
         else:
@@ -279,14 +280,13 @@ class Worker:
         if not self._stopping.is_set():
             self._finish(partitions, time.monotonic() + self._settings.revoke_timeout_s)
             self._publishing.leave(lane, partitions)
-        self._drop(lane, partitions)
+        self._drop(partitions)
 
     def _on_lost(self, lane: Lane, partitions: list[Partition]) -> None:
         log.warning("lost: %s; what was in flight of them is another worker's now", _names(partitions))
-        self._drop(lane, partitions)
+        self._drop(partitions)
 
-    def _drop(self, lane: Lane, partitions: list[Partition]) -> None:
-        lane.drop(partitions)
+    def _drop(self, partitions: list[Partition]) -> None:
         self._metrics.left_to_others.inc(self._progress.drop(partitions))
         self._caution.drop(partitions)
 

@@ -41,28 +41,32 @@ class Lane:
         self.yielded = 0
         # Partitions whose notes are being read; nothing is taken meanwhile.
         self.opening: dict[Future[list[Found]], list[Partition]] = {}
-        # What came in the very call that brought its partition.
+        # What has come and could not be taken yet, in the order in which it came.
         self._held: list[Message] = []
+        self._ours: set[Partition] = set()
+        # A pause outlives the loss of its partition: the client forgets none until it is told to resume.
+        self._paused: set[Partition] = set()
         self._no_room_since: float | None = None
-        # Whether some partitions may be paused, and whether all are.
-        self._paused = False
-        self._all_paused = False
 
     def subscribe(self, on_assign: Callback, on_revoke: Callback, on_lost: Callback) -> None:
         """Join the group. The callbacks run inside `take` and `rest`."""
 
         def assigned(consumer: Consumer, places: list[TopicPartition]) -> None:
             self.assigned = True
-            # A pause doesn't cover partitions that come after it; but those that were paused before stay so, and so do
-            # those that go and come back: the client forgets nothing until it is told to resume.
-            self._no_room_since, self._all_paused = None, False
+            self._ours.update(_partitions(places))
             on_assign(self, _partitions(places))
+
+        def gone(places: list[TopicPartition], tell: Callback) -> None:
+            partitions = _partitions(places)
+            self._ours.difference_update(partitions)
+            self._hold([])
+            tell(self, partitions)
 
         self.consumer.subscribe(
             [self.topic],
             on_assign=assigned,
-            on_revoke=lambda consumer, places: on_revoke(self, _partitions(places)),
-            on_lost=lambda consumer, places: on_lost(self, _partitions(places)),
+            on_revoke=lambda consumer, places: gone(places, on_revoke),
+            on_lost=lambda consumer, places: gone(places, on_lost),
         )
 
     @property
@@ -71,46 +75,38 @@ class Lane:
         return self.yielded >= YIELDS.get(self.name, math.inf)
 
     def take(self, most: int, wait_s: float = 0.0) -> list[Message]:
-        """What has come, up to `most` messages; waits only while nothing has.
-
-        All of a batch comes from one call: partitions may come and go during a call, and a scan from before would be
-        counted to a partition that is no longer ours, or ours anew.
-        """
+        """What has come, up to `most` messages, those of a partition in order; waits only while nothing has."""
         self._no_room_since = None
-        if self._paused:
-            self.consumer.resume(self.consumer.assignment())
-            self._paused = self._all_paused = False
-        # consume(n, t) would wait the whole t for n messages.
-        received = self._release(most) or self.consumer.consume(most, 0)
-        if not received and wait_s:
-            received = self.consumer.consume(1, wait_s)
-        return self._hold_while_opening([message for message in received if _is_scan(message)])
+        if back := self._paused & self._ours:
+            self.consumer.resume([TopicPartition(*partition) for partition in back])
+            self._paused -= back
+        if not self._held:
+            # consume(n, t) would wait the whole t for n messages.
+            received = self.consumer.consume(most, 0)
+            if not received and wait_s:
+                received = self.consumer.consume(1, wait_s)
+            self._hold(received)
+        if self.opening:  # one call can bring both a partition and its first scans, before its notes are read
+            return []
+        taken, self._held = self._held[:most], self._held[most:]
+        return taken
 
-    def rest(self) -> list[Message]:
-        """Take nothing, but keep our place in the group. What comes all the same must be taken: it is returned."""
+    def rest(self) -> None:
+        """Take nothing, but keep our place in the group."""
         now = time.monotonic()
         self._no_room_since = self._no_room_since or now
-        if now - self._no_room_since > PAUSE_AFTER_S and not self._all_paused:
-            self.consumer.pause(self.consumer.assignment())
-            self._paused = self._all_paused = True
-        # Nothing comes from paused partitions, but one may have come to us this very moment.
-        received = self.consumer.consume(1, 0) if self._paused else []
-        return self._hold_while_opening([message for message in received if _is_scan(message)])
+        if now - self._no_room_since <= PAUSE_AFTER_S:
+            return
+        if more := self._ours - self._paused:
+            self.consumer.pause([TopicPartition(*partition) for partition in more])
+            self._paused |= more
+        # Nothing comes from paused partitions, but a scan of one that has come this very moment may.
+        self._hold(self.consumer.consume(1, 0))
 
-    def drop(self, partitions: Sequence[Partition]) -> None:
-        """Forget what is held of partitions that are no longer ours."""
-        self._held = [m for m in self._held if (m.topic(), m.partition()) not in partitions]
-
-    def _hold_while_opening(self, messages: list[Message]) -> list[Message]:
-        """One call can bring both a partition and its first scans, before anybody knows what its notes say."""
-        if not self.opening:
-            return messages
-        self._held += messages
-        return []
-
-    def _release(self, most: int) -> list[Message]:
-        released, self._held = self._held[:most], self._held[most:]
-        return released
+    def _hold(self, received: Sequence[Message]) -> None:
+        """Add what has come to what is held, and forget what is of partitions that are no longer ours."""
+        scans = [message for message in received if _is_scan(message)]
+        self._held = [scan for scan in (*self._held, *scans) if (scan.topic(), scan.partition()) in self._ours]
 
     def member(self) -> Member:
         """Our place in the group as it is now."""

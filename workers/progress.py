@@ -61,6 +61,7 @@ class _Window:
     they are worked on, as outcomes once they have finished."""
 
     scans: OrderedDict[int, ScanMessage | Outcome] = field(default_factory=OrderedDict)
+    newest: int = -1
 
     def finished_prefix(self) -> list[Outcome]:
         prefix: list[Outcome] = []
@@ -111,11 +112,17 @@ class Progress:
     def take(self, messages: Iterable[ScanMessage]) -> list[ScanMessage]:
         """Note scans as taken, in offset order within each partition, and return them.
 
-        Those of partitions that are not ours (any more) are left out: they will be read by whoever owns them.
+        Those of partitions that are not ours (any more) are left out: they will be read by whoever owns them. Raises
+        RuntimeError where a partition goes back: what has been taken and published would be so again, or what was
+        skipped never.
         """
         ours = [message for message in messages if message.partition in self._windows]
         for message in ours:
-            self._windows[message.partition].scans[message.offset] = message
+            window = self._windows[message.partition]
+            if message.offset <= window.newest:
+                raise RuntimeError(f"{message.partition}: offset {message.offset} came after {window.newest}")
+            window.newest = message.offset
+            window.scans[message.offset] = message
             self.unpublished_bytes += message.size
         return ours
 
