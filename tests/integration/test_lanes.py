@@ -129,8 +129,10 @@ def lane(settings: Settings) -> Iterator[ScanLane]:
     consumer = make_consumer(settings.kafka)
     made = ScanLane(Lane.ROUTINE, settings.kafka.scans_topic, consumer)
     made.subscribe(*(lambda *_: None for _ in range(3)))
-    yield made
-    consumer.close()
+    try:
+        yield made
+    finally:
+        consumer.close()
 
 
 def test_history_is_run_again_in_its_own_lane(environment: Settings, slice_: bytes, tmp_path: Path) -> None:
