@@ -100,6 +100,7 @@ def test_figures_of_a_case_that_can_be_computed_by_hand(case: Case) -> None:
     assert pixels.true_negative == 2 * 4096 - 250
     assert pixels.precision == pixels.recall == pixels.f1 == pytest.approx(0.75)
     assert pixels.iou == pytest.approx(0.6)
+    assert masks.missed_in_one_patient == 1, "all 50 in the second slice"
     assert masks.hd95_pixels is not None
     assert masks.hd95_pixels.value == pytest.approx(2.5)
     assert (masks.lesions.lesions, masks.lesions.detected, masks.lesions.false_per_slice) == (2, 2, 0)

@@ -403,8 +403,7 @@ def test_the_shipped_files_are_made_from_the_shipped_checkpoints() -> None:
 
     for model in MODELS:
         file = REPOSITORY / model / str(served(REPOSITORY, model)) / FLOAT_MODEL
-        # Version 2 was exported before files said what they were made of.
-        origin = origin_of(file) or {"checkpoints": " ".join(shipped), "mirror": "all"}
+        origin = origin_of(file)
         members = [shipped[digest] for digest in origin["checkpoints"].split()]
         module = assemble(members, mirror=cast("Mirror", origin.get("mirror", "none")))[model].module.eval()
         with torch.no_grad():

@@ -65,7 +65,11 @@ class Overlap(BaseModel):
 
 
 class MaskFigures(Overlap):
-    """Over the slices with a tumour; `all_slices` are those and the tumour-free ones, whose truth is an empty mask."""
+    """Over the slices with a tumour; `all_slices` are those and the tumour-free ones, whose truth is an empty mask.
+
+    `missed_in_one_patient` is the largest share that one patient's slices have in all missed pixels: with few patients,
+    recall over all pixels may be the figure of one of them.
+    """
 
     all_slices: Overlap
     dice_by_class: dict[str, Figure]
@@ -73,6 +77,7 @@ class MaskFigures(Overlap):
     hd95_pixels: Figure | None
     hd95_mm: Figure | None
     without_boundary: int
+    missed_in_one_patient: float
     lesions: LesionFigures
 
 
@@ -192,6 +197,9 @@ def _mask_figures(scored: Sequence[Scored], expert: Callable[[Scored], Mask | No
     distances = [(s, hausdorff_95(s.mask, truth(s))) for s in tumors]
     bounded = [(s, distance) for s, distance in distances if distance is not None]
     spaced = [(s, hausdorff_95(s.mask, truth(s), s.example.spacing_mm)) for s, _ in bounded if s.example.spacing_mm]
+    missed: Counter[str] = Counter()
+    for s in tumors:
+        missed[s.example.group] += int((truth(s) & ~s.mask).sum())
     return MaskFigures(
         **dict(over_tumors),
         all_slices=over_all,
@@ -200,6 +208,7 @@ def _mask_figures(scored: Sequence[Scored], expert: Callable[[Scored], Mask | No
         hd95_pixels=figure([distance for _, distance in bounded], [s.example.group for s, _ in bounded]),
         hd95_mm=figure([d for _, d in spaced if d is not None], [s.example.group for s, d in spaced if d is not None]),
         without_boundary=len(tumors) - len(bounded),
+        missed_in_one_patient=max(missed.values()) / max(missed.total(), 1),
         lesions=_lesion_figures([(s.mask, truth(s)) for s in every]),
     )
 

@@ -154,7 +154,8 @@ def pixel_sentence(expert: str, masks: MaskFigures) -> str:
         f"All pixels of tumour slices together, {expert} expert, threshold {MASK_THRESHOLD:.2f}: precision {pixels.precision:.4f}, recall "
         f"{pixels.recall:.4f}, F1 {pixels.f1:.4f}, IoU {pixels.iou:.4f}, accuracy {pixels.accuracy:.4f} (true positive "
         f"{pixels.true_positive:,}, false positive {pixels.false_positive:,}, false negative "
-        f"{pixels.false_negative:,}, true negative {pixels.true_negative:,}). With tumour-free slices: precision "
+        f"{pixels.false_negative:,}, true negative {pixels.true_negative:,}; {masks.missed_in_one_patient:.0%} of the missed pixels "
+        f"are one patient's). With tumour-free slices: precision "
         f"{every.precision:.4f}, F1 {every.f1:.4f}, IoU {every.iou:.4f}, accuracy {every.accuracy:.4f}. Lesions: {lesions.detected} of "
         f"{lesions.lesions} touched ({lesions.detection_rate:.1%}), {lesions.false_per_slice:.2f} false regions a slice."
     )
