@@ -55,7 +55,7 @@ MODEL_REPOSITORY_OPTION = click.option(
 def train(config: Path, data: Path, non_brain: Path | None, out: Path, device: str) -> None:
     """Train the network that CONFIG describes.
 
-    trainer/configs holds that of the shipped models (brain.yaml) and the baseline (reference.yaml).
+    trainer/configs holds those of the shipped models (brain*.yaml) and the baseline (reference.yaml).
     """
     _need_torch()
     import torch

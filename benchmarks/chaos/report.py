@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import platform
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from benchmarks.chaos.history import Defect
-from benchmarks.chaos.run import Outcome
+from benchmarks.chaos.run import Options, Outcome
 from workers import __version__
 
 # Cases of a defect that are shown; the JSON has all.
@@ -57,12 +57,17 @@ def as_json(outcome: Outcome) -> str:
 
 def as_markdown(outcome: Outcome) -> str:
     """The same as tables, with the command that prints them."""
-    options = outcome.options
-    command = (
-        f"python -m benchmarks.chaos --kills {options.kills} --seed {options.seed} --brokers {options.brokers} "
-        f"--workers {options.workers} --store {options.store}"
-    )
-    lines = [f"`{command}`, mristream {__version__}, Python {platform.python_version()}:", "", "| | |", "|---|---|"]
+    changed = [
+        f"--{option.name.replace('_', '-')} {getattr(outcome.options, option.name)}"
+        for option in fields(Options)
+        if getattr(outcome.options, option.name) != option.default
+    ]
+    lines = [
+        f"`{' '.join(['python -m benchmarks.chaos', *changed])}`, mristream {__version__}, Python {platform.python_version()}:",
+        "",
+        "| | |",
+        "|---|---|",
+    ]
     lines += [f"| {name} | {value} |" for name, value in _rows(outcome)]
     lines += ["", "| after | times | next result after (median) | at the latest |", "|---|---|---|---|"]
     lines += [
