@@ -178,11 +178,11 @@ def test_children_do_not_outlive_a_worker_that_was_killed(tmp_path: Path, stoppe
     scan.write_bytes(dicom(gray()))
     program = (
         "import os, pathlib, sys; from workers.decoding import Decoder; from workers.settings import DecodeSettings\n"
+        "from tests.test_decoding_children import children\n"
         "Decoder(DecodeSettings(medical_processes=1)).decode(pathlib.Path(sys.argv[1]).read_bytes())\n"
-        "tasks = pathlib.Path('/proc/self/task').iterdir()\n"
-        "(child,) = [number for task in tasks for number in (task / 'children').read_text().split()]\n"
+        "(child,) = children()\n"
         "print(child, flush=True)\n"
-        f"{stopped} and os.kill(int(child), 19)\n"
+        f"{stopped} and os.kill(child, 19)\n"
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(scan)], stdout=subprocess.PIPE, text=True, check=False)

@@ -40,11 +40,12 @@ def evaluate(*arguments: object) -> Result:
 
 def test_the_served_models_are_judged_and_described(tmp_path: Path, truth: Path) -> None:
     card = tmp_path / "card.md"
-    checkpoint = ROOT / "trainer" / "checkpoints" / "brain.pt"
+    shipped = sorted((ROOT / "trainer" / "checkpoints").glob("*.pt"))
+    checkpoints = [option for file in shipped for option in ("--checkpoint", file)]
 
     found = evaluate(
         "--truth", truth, "--model-repository", ROOT / "model_repository", "--out", tmp_path / "report", "--json",
-        "--card", card, "--checkpoint", checkpoint, "--about", ROOT / "trainer" / "about.md",
+        "--card", card, *checkpoints, "--about", ROOT / "trainer" / "about.md",
     )  # fmt: skip
 
     assert found.exit_code == 0, found.output
