@@ -5,6 +5,7 @@ docs/delivery.md explains the numbered steps, with the same numbers.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,12 @@ from workers.settings import KafkaSettings
 
 # Calls that time out are simply called again; this bounds how long one call keeps its thread.
 CALL_TIMEOUT_S = 10.0
+# Or should: where the client waits for a group coordinator that has gone, it may forget the time
+# (https://github.com/confluentinc/librdkafka/issues/5456, open in 2.14). After this long it won't return.
+CALL_HANGS_AFTER_S = 45.0
+
+# Of calls that may well succeed when they are simply repeated.
+_ATTEMPTS = 6
 
 # Hears where the worker is, by name: for tests that let it die there.
 Passed = Callable[[str], None]
@@ -25,6 +32,10 @@ Passed = Callable[[str], None]
 
 def nothing_hears(point: str) -> None:
     """Nobody wants to know where the worker is."""
+
+
+class ClientHangs(Exception):
+    """A call of Kafka's client doesn't return, and nothing but a new process helps. What it was to publish is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,13 @@ class Publisher(ABC):
         self._make_producer = make_producer
         self._producer: Producer | None = None
         self._passed = passed
+        self._calling_since: float | None = None
+
+    def check(self) -> None:
+        """Raise ClientHangs if a call doesn't return. For other threads than the one that publishes."""
+        since = self._calling_since
+        if since is not None and time.monotonic() - since > CALL_HANGS_AFTER_S:
+            raise ClientHangs(f"a call of Kafka's client that may take {CALL_TIMEOUT_S:g} s doesn't return")
 
     @abstractmethod
     def publish(self, outcomes: Sequence[Outcome], members: Sequence[Member]) -> None:
@@ -59,6 +77,20 @@ class Publisher(ABC):
     def close(self) -> None:
         """Let go of the producer. Whatever was not published stays unpublished."""
         self._producer = None
+
+    def _call(self, call: Callable[..., object], *arguments: object, attempts: int = 1) -> None:
+        """Call Kafka's client, and again where that may help. Raises KafkaException."""
+        for attempt in range(1, attempts + 1):
+            self._calling_since = time.monotonic()
+            try:
+                call(*arguments)
+            except KafkaException as problem:
+                if not problem.args[0].retriable() or attempt == attempts:
+                    raise
+            else:
+                return
+            finally:
+                self._calling_since = None
 
     def _produce(self, producer: Producer, outcome: Outcome, failures: list[KafkaError] | None = None) -> None:
         """Queue the result and, of a rejected scan, the original; what Kafka doesn't take is added to `failures`."""
@@ -122,10 +154,10 @@ class TransactionalPublisher(Publisher):
             self._passed("checkpoint.produced")
             # 5. The offset after the last scan of each partition.
             for member, offsets in _offsets_by_member(outcomes, members):
-                _repeat_while_retriable(producer.send_offsets_to_transaction, offsets, member.metadata, CALL_TIMEOUT_S)
+                self._send_offsets(producer, member, offsets)
             self._passed("checkpoint.offsets_sent")
             # 6. All of it becomes visible at once.
-            _repeat_while_retriable(producer.commit_transaction, CALL_TIMEOUT_S)
+            self._call(producer.commit_transaction, CALL_TIMEOUT_S, attempts=_ATTEMPTS)
             self._passed("checkpoint.committed")
         except KafkaException as problem:
             self._recover(producer, problem.args[0])
@@ -138,16 +170,20 @@ class TransactionalPublisher(Publisher):
         producer = self._producer or self._open()
         try:
             producer.begin_transaction()
-            _repeat_while_retriable(producer.send_offsets_to_transaction, list(places), member.metadata, CALL_TIMEOUT_S)
-            _repeat_while_retriable(producer.commit_transaction, CALL_TIMEOUT_S)
+            self._send_offsets(producer, member, places)
+            self._call(producer.commit_transaction, CALL_TIMEOUT_S, attempts=_ATTEMPTS)
         except KafkaException as problem:
             self._recover(producer, problem.args[0])
             raise
 
+    def _send_offsets(self, producer: Producer, member: Member, offsets: Sequence[TopicPartition]) -> None:
+        send = producer.send_offsets_to_transaction
+        self._call(send, list(offsets), member.metadata, CALL_TIMEOUT_S, attempts=_ATTEMPTS)
+
     def _open(self) -> Producer:
         """Become the only producer with our transactional id. Raises KafkaException while the broker can't be asked."""
         producer = self._make_producer()
-        producer.init_transactions(CALL_TIMEOUT_S)
+        self._call(producer.init_transactions, CALL_TIMEOUT_S)
         self._producer = producer
         return producer
 
@@ -155,7 +191,7 @@ class TransactionalPublisher(Publisher):
         """Leave a producer that can begin the next transaction; or none, and then it is open how this one ended."""
         if not error.fatal():
             try:
-                producer.abort_transaction(CALL_TIMEOUT_S)
+                self._call(producer.abort_transaction, CALL_TIMEOUT_S)
             except KafkaException:
                 pass
             else:
@@ -228,14 +264,3 @@ def _not_yet_committed(outcomes: Sequence[Outcome], members: Sequence[Member]) -
     for outcome in outcomes:
         if outcome.message.offset >= starts.get(outcome.message.partition, 0):
             yield outcome
-
-
-def _repeat_while_retriable(call: Callable[..., object], *arguments: object, attempts: int = 6) -> None:
-    for attempt in range(1, attempts + 1):
-        try:
-            call(*arguments)
-        except KafkaException as problem:
-            if not problem.args[0].retriable() or attempt == attempts:
-                raise
-        else:
-            return

@@ -14,7 +14,7 @@ from typing import Any, cast
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
 from workers.caution import Caution, Note
-from workers.checkpoint import Passed, Publisher, nothing_hears
+from workers.checkpoint import ClientHangs, Passed, Publisher, nothing_hears
 from workers.errors import Reason
 from workers.lane import Lane
 from workers.messages import Headers
@@ -95,21 +95,32 @@ class Worker:
         self._stopping.set()
 
     def run(self) -> None:
-        """Work until `stop`. Raises what a batch raised if that was our own fault; nothing of it is committed then."""
+        """Work until `stop`. Raises what a batch raised if that was our own fault; nothing of it is committed then.
+
+        After ClientHangs nothing is closed: that would wait in the same way.
+        """
         for lane in self._lanes:
             lane.subscribe(self._on_assign, self._on_revoke, self._on_lost)
         try:
             while not self._stopping.is_set():
                 self._turn()
             self._drain()
-        finally:
-            self._stopping.set()
-            self._patience.stop()
-            # Whoever is still at it now is too late: nothing of it will be published.
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            self._publishing.close()
-            for lane in self._lanes:
-                lane.consumer.close()
+        except ClientHangs:
+            raise
+        except BaseException:
+            self._close()
+            raise
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        self._stopping.set()
+        self._patience.stop()
+        # Whoever is still at it now is too late: nothing of it will be published.
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._publishing.close()
+        for lane in self._lanes:
+            lane.consumer.close()
 
     def _turn(self) -> None:
         self._note_turn()
@@ -302,6 +313,7 @@ class Worker:
         if now - self._lag_at < LAG_INTERVAL_S:
             return
         self._lag_at = now
+        self._measure_flight()
         self._metrics.lag.clear()
         for lane in self._lanes:
             for place in lane.consumer.position(lane.consumer.assignment()):

@@ -77,8 +77,9 @@ class Publishing:
     def publish_if_due(self, lanes: Sequence[Lane], *, more_to_come: bool) -> None:
         """Note how the last checkpoint ended, and begin the next one if it is time.
 
-        `more_to_come`: scans are in flight. If none is, waiting would bring no company, only latency.
+        `more_to_come`: scans are in flight. If none is, waiting would bring no company, only latency. Raises ClientHangs.
         """
+        self._publisher.check()
         self._end_checkpoint()
         if (
             self._checkpoint is not None

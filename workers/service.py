@@ -9,7 +9,14 @@ import time
 from contextlib import ExitStack
 
 from workers.allocator import keep_freed_memory
-from workers.checkpoint import AtLeastOncePublisher, Passed, Publisher, TransactionalPublisher, nothing_hears
+from workers.checkpoint import (
+    AtLeastOncePublisher,
+    ClientHangs,
+    Passed,
+    Publisher,
+    TransactionalPublisher,
+    nothing_hears,
+)
 from workers.consumer import Worker
 from workers.decoding import Decoder
 from workers.errors import UserError
@@ -110,7 +117,11 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
             patience.insist("kafka", lambda: create_topics(settings.kafka))
         except GaveUp:
             return
-        worker.run()
+        try:
+            worker.run()
+        except ClientHangs as problem:
+            log.critical("%s: this worker ends without a clean-up, and the next one goes on where it was", problem)
+            _exit_at_once(1)
         if not worker.drained:
             # Threads that wait for Triton or a store would keep the process beyond its grace period.
             _exit_at_once(0)

@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import signal
+import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
@@ -108,6 +109,32 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(settings: Settings, s
 
     assert Counter(r.scan_id for r in results) == Counter(scan_ids)
     assert all(mask_of(r).is_file() for r in results if r.status is Status.SEGMENTED)
+
+
+class HangingWorker(WorkerProcess):
+    """A worker whose Kafka client hangs after a few checkpoints."""
+
+    def prepare(self) -> list[str]:
+        """The same, with another program."""
+        super().prepare()
+        return [sys.executable, "-m", "tests.integration.hanging_worker"]
+
+
+@pytest.mark.long
+def test_a_worker_whose_kafka_client_hangs_ends_and_loses_nothing(
+    settings: Settings, submit: Submit, tmp_path: Path
+) -> None:
+    create_topics(settings.kafka)
+    scan_ids = submit(many_copies(tmp_path / "scans", 60))
+
+    with HangingWorker(tmp_path / "hanging", settings) as hanging:
+        assert hanging.wait(60) == 1
+        assert "doesn't return" in hanging.log.read_text()
+    assert len(read_all_results(settings.kafka)) < 60, "it hung too late to prove anything"
+    with WorkerProcess(tmp_path / "next", settings):
+        results = results_of(settings, 60)
+
+    assert Counter(r.scan_id for r in results) == Counter(scan_ids)
 
 
 def test_a_second_signal_ends_at_once_and_loses_nothing(
