@@ -20,6 +20,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 from confluent_kafka import Consumer, Producer
@@ -63,7 +65,7 @@ class Measured:
 
 
 class Stopwatch:
-    """Sends scans and waits for their results, each of which is timed."""
+    """Sends scans and waits for their results, each of which is timed. A context manager."""
 
     def __init__(self, kafka: KafkaSettings, slices: Sequence[bytes]) -> None:
         self._kafka = kafka
@@ -75,7 +77,19 @@ class Stopwatch:
         self._news = threading.Condition()
         self._reader: Consumer = make_reader(kafka, "latency", **{"fetch.wait.max.ms": 10})
         self._reader.subscribe([kafka.results_topic])
-        threading.Thread(target=self._read, name="results", daemon=True).start()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="results", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        self._thread.join()
+        self._reader.close()
 
     def one_at_a_time(self, count: int) -> list[float]:
         """Latencies of scans each of which is sent when the one before has its result, in seconds."""
@@ -103,7 +117,7 @@ class Stopwatch:
         return [self._done[each] - self._due[each] for each in sent]
 
     def _read(self) -> None:
-        while True:
+        while not self._closing.is_set():
             message = self._reader.poll(0.5)
             if message is not None and message.error() is None:
                 scan_id = dict(message.headers() or [])["ce_id"]
@@ -124,8 +138,8 @@ def main() -> None:
         with Stack(folder / "stack", model_repository=ROOT / "model_repository") as stack:
             settings = settings_for(stack, folder / "masks", "latency")
             create_topics(settings.kafka)
-            with WorkerProcess(folder / "worker", settings):
-                measured, highest = measure(Stopwatch(settings.kafka, small_slices()), given.shares, given.seconds)
+            with WorkerProcess(folder / "worker", settings), Stopwatch(settings.kafka, small_slices()) as watch:
+                measured, highest = measure(watch, given.shares, given.seconds)
     print(f"\n{machine()}\nhighest rate: {highest:.1f} scans/s")
     if given.out:
         given.out.mkdir(parents=True, exist_ok=True)
