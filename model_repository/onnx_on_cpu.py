@@ -126,7 +126,7 @@ def _cpu_limits(root):
             continue
         group = base / path.lstrip("/")
         # Seen from inside a container, its own group may be mounted as the root.
-        for folder in (group, *group.parents[: len(group.relative_to(base).parts)], base):
+        for folder in (group, *group.parents[: len(group.relative_to(base).parts)]):
             try:
                 quota, period = " ".join((folder / name).read_text() for name in files).split()
             except (OSError, ValueError):

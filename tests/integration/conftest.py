@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -103,6 +104,19 @@ def quick(settings: Settings, null_models: NullModels) -> Settings:
     """Settings of a worker that asks those models."""
     null_models.take(0)
     return settings.model_copy(update={"triton": TritonSettings(url=null_models.triton.grpc_url)})
+
+
+class SpoiltWorker(WorkerProcess):
+    """A worker that does something wrong: `program` is the module that is run in place of the command."""
+
+    def __init__(self, folder: Path, settings: Settings, program: str) -> None:
+        super().__init__(folder, settings)
+        self._program = program
+
+    def prepare(self) -> list[str]:
+        """The same, with that program."""
+        super().prepare()
+        return [sys.executable, "-m", self._program]
 
 
 def page(worker: WorkerProcess, name: str) -> str:

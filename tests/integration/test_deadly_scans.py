@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 from deploy.local.server import ServerError
-from deploy.local.worker import WorkerProcess
-from tests.integration.conftest import SAMPLES, read_all_results
+from tests.integration.conftest import SAMPLES, SpoiltWorker, read_all_results
 from tests.integration.deadly_worker import DEADLY
 from workers.dead import read_dead
 from workers.errors import Reason
@@ -19,15 +17,6 @@ from workers.settings import Settings
 
 SCANS = 12
 CULPRIT = "scan-5"
-
-
-class DeadlyWorker(WorkerProcess):
-    """A worker that dies of scans that begin with `DEADLY`."""
-
-    def prepare(self) -> list[str]:
-        """The same, with another program."""
-        super().prepare()
-        return [sys.executable, "-m", "tests.integration.deadly_worker"]
 
 
 def test_a_scan_that_kills_its_worker_again_and_again_is_rejected_and_costs_no_other(
@@ -57,7 +46,7 @@ def live_until(settings: Settings, folder: Path, *, results: int, most_lives: in
     """Start workers one after the other until all results are there; returns how many died."""
     deadline = time.monotonic() + 150
     for life in range(most_lives):
-        worker = DeadlyWorker(folder / f"life-{life}", settings)
+        worker = SpoiltWorker(folder / f"life-{life}", settings, "tests.integration.deadly_worker")
         try:
             with suppress(ServerError):  # it may die before it is ready
                 worker.start()

@@ -6,7 +6,6 @@ import csv
 import os
 import re
 import signal
-import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from deploy.local.stack import Stack
 from deploy.local.triton import Triton
 from deploy.local.worker import WorkerProcess
 from tests.conftest import wait_for
-from tests.integration.conftest import ROOT, SAMPLES, NullModels, read_all_results
+from tests.integration.conftest import ROOT, SAMPLES, NullModels, SpoiltWorker, read_all_results
 from workers.dead import Redrive, read_dead
 from workers.errors import Reason
 from workers.kafka import create_topics, make_consumer, make_producer
@@ -111,15 +110,6 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(settings: Settings, s
     assert all(mask_of(r).is_file() for r in results if r.status is Status.SEGMENTED)
 
 
-class HangingWorker(WorkerProcess):
-    """A worker whose Kafka client hangs after a few checkpoints."""
-
-    def prepare(self) -> list[str]:
-        """The same, with another program."""
-        super().prepare()
-        return [sys.executable, "-m", "tests.integration.hanging_worker"]
-
-
 @pytest.mark.long
 def test_a_worker_whose_kafka_client_hangs_ends_and_loses_nothing(
     settings: Settings, submit: Submit, tmp_path: Path
@@ -127,7 +117,7 @@ def test_a_worker_whose_kafka_client_hangs_ends_and_loses_nothing(
     create_topics(settings.kafka)
     scan_ids = submit(many_copies(tmp_path / "scans", 60))
 
-    with HangingWorker(tmp_path / "hanging", settings) as hanging:
+    with SpoiltWorker(tmp_path / "hanging", settings, "tests.integration.hanging_worker") as hanging:
         assert hanging.wait(60) == 1
         assert "doesn't return" in hanging.log.read_text()
     assert len(read_all_results(settings.kafka)) < 60, "it hung too late to prove anything"
