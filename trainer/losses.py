@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from trainer.models import Output
 
-MaskLoss = Literal["bce", "bce+dice"]
+MaskLoss = Literal["bce", "bce+dice", "bce+batch_dice"]
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
@@ -27,10 +27,23 @@ def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
     return ((1 - scores) * has_tumor).sum() / has_tumor.sum().clamp_min(1)
 
 
+def batch_dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """1 - soft Dice of all pixels of the batch together, as nnU-Net has it (Isensee et al. 2021); shapes as in `dice_loss`.
+
+    A pixel weighs the same in a large tumour as in a small one, which is what figures of all pixels together ask for.
+    """
+    probabilities = logits.float().sigmoid()
+    overlap = (probabilities * masks).sum()
+    return 1 - (2 * overlap + 1) / (probabilities.square().sum() + masks.square().sum() + 1)
+
+
 def mask_loss(logits: Tensor, masks: Tensor, kind: MaskLoss = "bce+dice") -> Tensor:
-    """Binary cross-entropy, or twice that + Dice loss; shapes as in `dice_loss`."""
+    """Binary cross-entropy, or twice that + one of the Dice losses; shapes as in `dice_loss`."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), masks)
-    return cross_entropy if kind == "bce" else 2 * cross_entropy + dice_loss(logits, masks)
+    if kind == "bce":
+        return cross_entropy
+    dice = dice_loss if kind == "bce+dice" else batch_dice_loss
+    return 2 * cross_entropy + dice(logits, masks)
 
 
 def network_loss(output: Output, masks: Tensor, labels: Tensor, kind: MaskLoss = "bce+dice") -> Tensor:
