@@ -46,7 +46,7 @@ format: $(VENV)/dev ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff format
 
 bench: $(VENV)/local ## Measure scans per second on this machine, against the models alone
-	@$(BIN)/python benchmarks/end_to_end.py $(SLICES)
+	@$(BIN)/python -m benchmarks.end_to_end $(SLICES)
 
 chaos: $(VENV)/local ## Kill workers and servers for an hour, then prove that no scan was lost; leaves runs/chaos
 	@$(BIN)/python -m benchmarks.chaos --kills $(KILLS) --out runs/chaos $(OPTIONS)

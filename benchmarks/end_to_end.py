@@ -1,80 +1,89 @@
-"""`mristream run` against its two models alone, interleaved, on the same slices of this machine.
+"""The platform against its two models alone, by turns, on the same slices of this machine.
 
-    python benchmarks/end_to_end.py [FOLDER_OF_SLICES] [--scans 500] [--repetitions 5]
+    python -m benchmarks.end_to_end [FOLDER_OF_SLICES] [--scans 1000] [--repetitions 5] [--variant 'batch_scans=32' …]
 
-Every slice is repeated under another name until there are enough. A folder should hold brain MRI alone, so that every
-scan goes through both models; without one, the labelled brain MRI slices among the shipped samples are taken. Prints each repetition, then minimum, median and maximum.
+A folder should hold brain MRI alone, so that every scan goes through both models; without one, the labelled brain MRI
+slices among the shipped samples are taken. Slices are repeated until there are enough. The models run without anything
+around them (`models_alone`); then one worker works off a backlog of the same slices, with Kafka, Triton and a folder for
+the masks on the same cores. Prints each run, the spread, and what all but the models computes for a scan.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.backlog import Measured, Variant, parse_variant, spread, summary, work_off
 from benchmarks.stand import machine, samples
+from deploy.local.stack import Stack
 from deploy.local.triton_environment import triton_environment
 from workers.decoding import Decoder
-from workers.settings import DecodeSettings, WorkerSettings
+from workers.settings import DecodeSettings
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+# More make the models alone no faster on CPUs.
+BATCH = 16
 
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--scans", type=int, default=500)
+    parser.add_argument("--scans", type=int, default=1000)
     parser.add_argument("--repetitions", type=int, default=5)
-    arguments = parser.parse_args()
-    slices = sorted(path for path in arguments.folder.iterdir() if path.is_file()) if arguments.folder else samples()
-    if not slices:
-        parser.error(f"no file in {arguments.folder}")
+    parser.add_argument(
+        "--variant",
+        action="append",
+        type=parse_variant,
+        metavar="'NAME=VALUE …'",
+        help="worker settings that differ from the defaults; several are compared, by turns",
+    )
+    given = parser.parse_args()
+    paths = sorted(path for path in given.folder.iterdir() if path.is_file()) if given.folder else samples()
+    if not paths:
+        parser.error(f"no file in {given.folder}")
+    compare([path.read_bytes() for path in paths], given.scans, given.repetitions, given.variant or [{}])
 
+
+def compare(files: Sequence[bytes], scans: int, repetitions: int, variants: Sequence[Variant]) -> None:
+    """Measure the models and each variant of the platform by turns, and print it."""
+    alone: list[Measured] = []
+    platform: list[list[Measured]] = [[] for _ in variants]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "scans"
-        folder.mkdir()
-        for number in range(arguments.scans):
-            original = slices[number % len(slices)]
-            (folder / f"{number:06d}{original.suffix}").symlink_to(original.resolve())
+        folder = Path(scratch)
         with Decoder(DecodeSettings()) as decoder:
-            decoded = {path: decoder.decode(path.read_bytes()).pixels for path in slices}
-        images = Path(scratch) / "slices.npy"
-        np.save(images, np.stack([decoded[slices[number % len(slices)]] for number in range(arguments.scans)]))
+            pixels = [decoder.decode(file).pixels for file in files]
+        images = folder / "slices.npy"
+        np.save(images, np.stack([pixels[number % len(pixels)] for number in range(scans)]))
+        with Stack(folder / "stack", model_repository=ROOT / "model_repository") as stack:
+            for repetition in range(repetitions):
+                alone.append(models_alone(images))
+                print(f"{'models alone':12}", alone[-1], flush=True)
+                for number, variant in enumerate(variants):
+                    one = work_off(stack, folder / f"end-to-end-{repetition}-{number}", files, scans, variant)
+                    platform[number].append(one)
+                    print(f"{'mristream':12}", one, flush=True)
+    print(f"\n{machine()}\nmodels alone: {summary({}, alone)}")
+    for variant, measured in zip(variants, platform, strict=True):
+        pairs = list(zip(measured, alone, strict=True))
+        print(summary(variant, measured))
+        print(f"  of the models' scans/s: {spread([one.scans_per_s / model.scans_per_s for one, model in pairs])}")
+        print(f"  core-ms a scan beside the models': {spread([one.core_ms - model.core_ms for one, model in pairs])}")
 
-        rows = []
-        for repetition in range(arguments.repetitions):
-            alone = models_alone(images)
-            platform_rate = end_to_end(folder, Path(scratch) / f"out-{repetition}")
-            rows.append((alone, platform_rate, platform_rate / alone))
-            print(
-                f"models alone {alone:6.1f}   mristream {platform_rate:6.1f} scans/s   ratio {platform_rate / alone:.3f}",
-                flush=True,
-            )
-    print(f"\n{machine()}")
-    for name, column in zip(
-        ("models alone, scans/s", "mristream, scans/s", "ratio"), zip(*rows, strict=True), strict=True
-    ):
-        print(f"{name:24} min {min(column):8.3f}  median {statistics.median(column):8.3f}  max {max(column):8.3f}")
 
-
-def models_alone(images: Path) -> float:
-    """Scans a second of the two models in a tight loop, with the worker's batch size."""
+def models_alone(images: Path) -> Measured:
+    """The two models in a tight loop, a batch through one, then through the other."""
     python = triton_environment().bin / "python3"
-    command = [str(python), str(HERE / "models_alone.py"), str(images), str(WorkerSettings().batch_scans)]
-    return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["scans_per_s"])
-
-
-def end_to_end(folder: Path, out: Path) -> float:
-    """Scans a second from the first scan sent to the last result read, as `mristream run` reports it."""
-    command = [sys.executable, "-m", "workers.cli", "run", str(folder), "--out", str(out), "--no-report", "--json"]
-    return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["scans_per_s"])
+    command = [str(python), str(HERE / "models_alone.py"), str(images), str(BATCH)]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return Measured(found["scans_per_s"], {"models": found["cpu_ms_per_scan"]})
 
 
 if __name__ == "__main__":

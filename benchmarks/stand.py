@@ -32,8 +32,10 @@ def small_slices() -> list[bytes]:
     return [cv2.imencode(".jpg", each)[1].tobytes() for each in pixels]
 
 
-def settings_for(stack: Stack, masks: Path, name: str, **kafka: object) -> Settings:
-    """A worker's settings with topics of its own, and the defaults for everything else."""
+def settings_for(
+    stack: Stack, masks: Path, name: str, worker: Mapping[str, str] | None = None, **kafka: object
+) -> Settings:
+    """A worker's settings with topics of its own, what is given of `worker` and `kafka`, and defaults for the rest."""
     topics = {
         "scans_topic": f"scans-{name}",
         "stat_topic": f"scans.stat-{name}",
@@ -47,7 +49,7 @@ def settings_for(stack: Stack, masks: Path, name: str, **kafka: object) -> Setti
         kafka=KafkaSettings.model_validate(topics | kafka),
         triton=TritonSettings(url=stack.triton.grpc_url),
         store=StoreSettings(uri=masks.as_uri()),
-        worker=WorkerSettings(log_level="WARNING"),
+        worker=WorkerSettings.model_validate({"log_level": "WARNING"} | dict(worker or {})),
     )
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from workers.lane import Lane
 from workers.messages import Headers
 from workers.messages import Lane as LaneName
 from workers.metrics import Metrics
+from workers.pace import Pace
 from workers.pipeline import Pipeline
 from workers.progress import Outcome, Partition, Progress, ScanMessage
 from workers.publishing import Publishing
@@ -30,8 +31,10 @@ log = logging.getLogger(__name__)
 
 # How long one turn of the loop waits for something to happen: short enough that a signal is obeyed at once.
 TURN_S = 0.05
-# With scans in flight the wait is short: what comes fills the next batch.
+# With scans in flight and room for more the wait is short: what comes is the next batch. A turn costs 0.2 ms of computing,
+# so where only a STAT scan would still find room, it may wait a little longer.
 BUSY_TURN_S = 0.005
+FULL_TURN_S = 0.02
 LAG_INTERVAL_S = 2.0
 
 
@@ -41,6 +44,7 @@ class _Batch:
     messages: list[ScanMessage]
     future: Future[list[Outcome]]
     alone: Note | None = None
+    began_at: float = field(default_factory=time.monotonic)
 
 
 class Worker:
@@ -71,6 +75,9 @@ class Worker:
         )
         self._caution = Caution(settings.attempts, reach=settings.batch_scans * settings.batches_in_flight)
         self._batches: list[_Batch] = []
+        self._pace = Pace(settings.batch_scans)
+        # Whether there was room for scans and none waited: then whoever waits for results waits for us.
+        self._caught_up = True
         # One more than routine batches: a STAT scan never waits for a thread.
         self._threads = ThreadPoolExecutor(settings.batches_in_flight + 1, thread_name_prefix="batch")
         self._lag_at = 0.0
@@ -127,7 +134,7 @@ class Worker:
         if not self._take():
             self._wait_a_moment()
         self._collect()
-        self._publishing.publish_if_due(self._lanes, more_to_come=bool(self._batches))
+        self._publishing.publish_if_due(self._lanes, at_once=self._caught_up or not self._batches)
         self._measure_lag()
 
     def _note_turn(self) -> None:
@@ -141,15 +148,17 @@ class Worker:
 
     def _take(self) -> bool:
         """Begin a batch of the lane whose turn it is. False: there was nothing to take, or no room."""
+        self._caught_up = False
         for lane in sorted(self._lanes, key=lambda lane: not lane.is_overdue):
             if not self._has_room(lane):
                 lane.rest()
                 continue
             lane.yielded = 0
-            if self._begin(lane, lane.take(1 if self._caution.active else self._settings.batch_scans)):
+            if self._begin(lane, lane.take(1 if self._caution.active else self._pace.scans)):
                 for other in self._lanes:
                     other.yielded += other is not lane
                 return True
+            self._caught_up |= lane.name is LaneName.ROUTINE
         self._caution.nothing_came()
         return False
 
@@ -207,7 +216,8 @@ class Worker:
         futures: list[Future[Any]] = [*(batch.future for batch in self._batches), *self._publishing.pending()]
         rooms = [lane for lane in self._lanes if self._has_room(lane)]
         if futures:
-            wait(futures, BUSY_TURN_S if rooms else TURN_S, FIRST_COMPLETED)
+            is_open = any(lane.name is LaneName.ROUTINE for lane in rooms)
+            wait(futures, BUSY_TURN_S if is_open else FULL_TURN_S if rooms else TURN_S, FIRST_COMPLETED)
         elif rooms:
             # The routine lane, if it is among them: most scans come there, and come at once.
             lane = next((lane for lane in rooms if lane.name is LaneName.ROUTINE), rooms[0])
@@ -230,6 +240,7 @@ class Worker:
             return
         self._batches = [batch for batch in self._batches if not batch.future.done()]
         for batch in done:
+            self._pace.note(len(batch.messages), time.monotonic() - batch.began_at)
             try:
                 self._progress.finish(batch.future.result())
             except GaveUp as reason:
@@ -278,7 +289,7 @@ class Worker:
             else:  # what is finished can't be published yet: Kafka is down
                 time.sleep(BUSY_TURN_S)
             self._collect()
-            self._publishing.publish_if_due(self._lanes, more_to_come=bool(self._batches))
+            self._publishing.publish_if_due(self._lanes, at_once=not self._batches)
             self._note_turn()
 
     def _on_assign(self, lane: Lane, partitions: list[Partition]) -> None:

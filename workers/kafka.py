@@ -64,7 +64,7 @@ def make_consumer(settings: KafkaSettings) -> Consumer:
         "enable.auto.commit": False,
         "isolation.level": "read_committed",
         "queued.max.messages.kbytes": FETCH_AHEAD_KIB,
-        "fetch.wait.max.ms": 100,
+        "fetch.wait.max.ms": 500,
         "fetch.message.max.bytes": 8 * MIB,
         "receive.message.max.bytes": 2 * LARGEST_MESSAGE,
         "fetch.max.bytes": LARGEST_MESSAGE,

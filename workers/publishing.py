@@ -74,10 +74,11 @@ class Publishing:
         if self._oldest_finished_at is None:
             self._oldest_finished_at = time.monotonic()
 
-    def publish_if_due(self, lanes: Sequence[Lane], *, more_to_come: bool) -> None:
+    def publish_if_due(self, lanes: Sequence[Lane], *, at_once: bool) -> None:
         """Note how the last checkpoint ended, and begin the next one if it is time.
 
-        `more_to_come`: scans are in flight. If none is, waiting would bring no company, only latency. Raises ClientHangs.
+        `at_once`: as soon as anything has finished. With a backlog a checkpoint waits for company, which makes it cheap;
+        without, that would be latency for nothing. Raises ClientHangs.
         """
         self._publisher.check()
         self._end_checkpoint()
@@ -94,7 +95,7 @@ class Publishing:
             # What could not be published is another worker's now. Whether Kafka is back, the next scans will show.
             self._patience.answered("kafka")
         due = time.monotonic() - self._oldest_finished_at >= self._settings.checkpoint_interval_s
-        if finished and (due or not more_to_come or len(finished) >= self._settings.checkpoint_scans):
+        if finished and (due or at_once or len(finished) >= self._settings.checkpoint_scans):
             self._oldest_finished_at = None
             self._outcomes = finished
             members = [lane.member() for lane in lanes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -117,6 +118,8 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
             patience.insist("kafka", lambda: create_topics(settings.kafka))
         except GaveUp:
             return
+        # What start-up has made stays for good: the garbage collector need not look through it again and again.
+        gc.freeze()
         try:
             worker.run()
         except ClientHangs as problem:

@@ -287,7 +287,9 @@ class PolicySettings(Group):
 class WorkerSettings(Group):
     """How much a worker takes on at a time."""
 
-    batch_scans: int = Field(16, gt=0, description="most scans in one batch")
+    batch_scans: int = Field(
+        64, gt=0, description="most scans in one batch; fewer where a batch would take long, as it does without a GPU"
+    )
     batches_in_flight: int = Field(3, gt=0, description="batches being worked on at once")
     bytes_in_flight: int = Field(
         128 * MIB, gt=0, description="no more scans are taken while the unpublished ones hold this many bytes"
@@ -312,7 +314,7 @@ class WorkerSettings(Group):
         gt=0,
         description="longest time between a finished scan and its publication",
     )
-    checkpoint_scans: int = Field(64, gt=0, description="publish as soon as this many scans have finished")
+    checkpoint_scans: int = Field(256, gt=0, description="publish as soon as this many scans have finished")
     drain_timeout_s: float = Field(25.0, gt=0, description="after SIGTERM; below Kubernetes' grace period of 30 s")
     http_host: str = Field(
         "0.0.0.0",  # noqa: S104 - probes and Prometheus come from outside the pod

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from dataclasses import dataclass
 
 import cv2
@@ -43,11 +45,28 @@ def disagreement(tumor_type: TumorType | None, tumor_pixels: int) -> list[Flag]:
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> bytes:
-    """Bool [height, width] → 1-bit grayscale PNG; the same mask always gives the same bytes."""
-    done, png = cv2.imencode(".png", mask.view(np.uint8) * np.uint8(255), [cv2.IMWRITE_PNG_BILEVEL, 1])
-    if not done:
-        raise RuntimeError(f"a mask of {mask.shape} could not be encoded as PNG")
-    return png.tobytes()
+    """Bool [height, width] → 1-bit grayscale PNG; the same mask always gives the same bytes.
+
+    Written here, because OpenCV and Pillow begin with a byte for each pixel and take four times as long. Each row is its
+    bits after a 0 for "unfiltered", which is what the PNG specification (12.7) recommends below 8 bits.
+    """
+    height, width = mask.shape
+    rows = np.zeros((height, 1 + (width + 7) // 8), np.uint8)
+    rows[:, 1:] = np.packbits(mask, axis=1)
+    # Runs are all that there is to find in a mask, and this finds nothing else.
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)),
+            _png_chunk(b"IDAT", packer.compress(rows) + packer.flush()),
+            _png_chunk(b"IEND", b""),
+        )
+    )
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def measure_mask(mask: NDArray[np.bool_], png: bytes, uri: str, spacing_mm: tuple[float, float] | None) -> MaskInfo:

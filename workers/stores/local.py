@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -105,20 +105,29 @@ class LocalStore(MaskStore):
 
 
 def _write_durably(files: Iterable[tuple[Path, bytes]]) -> None:
-    """Write all, then wait for the disk: its journal takes many files at once.
+    """Write all and have the kernel begin to send them to the disk, then wait for each: its journal takes many at once.
 
-    On ext4 a file of a batch of 16 takes 0.09 ms of CPU and 0.24 ms; one after the other 0.19 and 0.36, with threads
-    0.34 and 0.45.
+    On ext4 a file of a batch of 16 takes 0.05 ms of CPU and 0.10 ms; without the early start 0.08 and 0.20, one after the
+    other 0.19 and 0.36, with threads 0.34 and 0.45.
     """
-    with ExitStack() as opened:
-        written = []
+    written: list[int] = []
+    try:
         for path, content in files:
-            file = opened.enter_context(path.open("xb"))
-            file.write(content)
-            file.flush()
-            written.append(file)
+            written.append(file := os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+            _write(file, content)
+            # "Not needed any more" makes Linux start writing; what isn't on the disk yet stays in memory all the same.
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         for file in written:
-            os.fsync(file.fileno())
+            os.fsync(file)
+    finally:
+        for file in written:
+            os.close(file)
+
+
+def _write(file: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(file, rest) :]
 
 
 def _sync_directory(folder: Path) -> None:

@@ -1,0 +1,99 @@
+"""One worker, real servers, and a backlog of scans that waits before the worker starts."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.chaos.watch import unpublished
+from benchmarks.stand import cpu_s, settings_for
+from deploy.local.stack import Stack
+from deploy.local.worker import WorkerProcess
+from workers.kafka import create_topics, make_producer
+from workers.settings import KafkaSettings
+from workers.topics import read_topic
+
+Variant = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run. `cpu_ms` is for one scan, by process."""
+
+    scans_per_s: float
+    cpu_ms: Mapping[str, float]
+
+    @property
+    def core_ms(self) -> float:
+        """What all processes computed for one scan."""
+        return sum(self.cpu_ms.values())
+
+    def __str__(self) -> str:
+        parts = "  ".join(f"{name} {ms:.3f}" for name, ms in self.cpu_ms.items())
+        return f"{self.scans_per_s:7.1f} scans/s   core-ms a scan: {parts}  all {self.core_ms:.3f}"
+
+
+def parse_variant(text: str) -> Variant:
+    """`batch_scans=32 batches_in_flight=4` → worker settings that differ from the defaults. Raises ValueError."""
+    return dict(part.split("=", 1) for part in text.split())
+
+
+def work_off(
+    stack: Stack, folder: Path, slices: Sequence[bytes], scans: int, variant: Variant, **kafka: object
+) -> Measured:
+    """Let one worker work off a backlog in topics of its own. Masks stay in `folder`.
+
+    The rate counts from the first result to the last one, by Kafka's timestamps; what is computed, from the worker being
+    ready.
+    """
+    settings = settings_for(stack, folder / "masks", folder.name, variant, **kafka)
+    create_topics(settings.kafka)
+    send(settings.kafka, slices, scans)
+    roots = {"kafka": stack.kafka.pid, "triton": stack.triton.pid}
+    with WorkerProcess(folder, settings) as worker:
+        roots["worker"] = worker.pid
+        before, started = cpu_s(roots), finished(settings.kafka, scans)
+        while finished(settings.kafka, scans) < scans:
+            time.sleep(1.0)
+        after = cpu_s(roots)
+    times = [m.timestamp()[1] for m in read_topic(settings.kafka, settings.kafka.results_topic, follow=False) if m]
+    done = scans - started
+    rate = (len(times) - 1) / (max(times) - min(times)) * 1000
+    return Measured(rate, {name: (after[name] - before[name]) / done * 1000 for name in after})
+
+
+def send(kafka: KafkaSettings, slices: Sequence[bytes], count: int) -> None:
+    """Fill the topic of scans."""
+    producer = make_producer(kafka)
+    for number, value in zip(range(count), itertools.cycle(slices), strict=False):
+        scan_id = f"scan-{number}".encode()
+        while True:
+            try:
+                producer.produce(kafka.scans_topic, key=scan_id, value=value, headers=[("ce_id", scan_id)])
+                break
+            except BufferError:
+                producer.poll(0.1)
+    producer.flush()
+
+
+def finished(kafka: KafkaSettings, scans: int) -> int:
+    """How many scans have their results published."""
+    waiting = unpublished(kafka)
+    return 0 if waiting is None else scans - sum(waiting.values())
+
+
+def summary(variant: Variant, measured: Sequence[Measured]) -> str:
+    """The spread of one variant's runs."""
+    name = " ".join(f"{name}={value}" for name, value in variant.items()) or "defaults"
+    return f"{name}: scans/s {spread([m.scans_per_s for m in measured])}   core-ms a scan {spread([m.core_ms for m in measured])}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Minimum, median and maximum."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    digits = 3 if middle < 10 else 1 if middle < 1000 else 0
+    return f"min {low:.{digits}f}  median {middle:.{digits}f}  max {high:.{digits}f}"
