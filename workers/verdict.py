@@ -59,7 +59,7 @@ def encode_mask(mask: NDArray[np.bool_]) -> bytes:
         (
             b"\x89PNG\r\n\x1a\n",
             _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)),
-            _png_chunk(b"IDAT", packer.compress(rows) + packer.flush()),
+            _png_chunk(b"IDAT", packer.compress(rows.tobytes()) + packer.flush()),
             _png_chunk(b"IEND", b""),
         )
     )
