@@ -5,12 +5,21 @@ It runs `model.int8.onnx` where the version has one (half the work, the same mas
 The CPU configurations use it through a two-line `model.py`; on GPUs the same versions are served as TensorRT plans.
 """
 
+import contextlib
+import fcntl
+import hashlib
 import math
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+
+# What a number of streams is tried for, in seconds.
+MEASURE_S = 0.5
+# How much faster fewer streams have to be.
+WORTH = 1.1
 
 
 class TritonPythonModel:
@@ -48,28 +57,30 @@ def load(path):
 
 
 class _OpenVinoModel:
-    """Each image is one request to a stream of its own core.
+    """Each image is one request to one of several streams, each of which has its share of the cores.
 
-    The classifier and the U-Net work side by side on the same cores. A batch that spans all cores would wait at every
-    layer for the core that the other model has just taken; independent images never wait (54 against 41 images/s for
-    this U-Net on two busy cores, equal on idle ones).
+    The classifier and the U-Net work side by side on the same cores. A stream that spans several cores waits at every layer
+    for the one that the other model has just taken; images in streams of their own cores never wait (54 against 41 images/s
+    for a U-Net on two busy cores, equal on idle ones). How many streams are best depends on the machine: it is measured.
     """
 
     def __init__(self, openvino, path):
-        core = openvino.Core()
-        model = core.read_model(path)
+        model = openvino.Core().read_model(path)
         self.input_name = model.input(0).get_any_name()
         self.output_name = model.output(0).get_any_name()
         self.output_shape = [dimension.get_length() for dimension in list(model.output(0).get_partial_shape())[1:]]
-        model.reshape([1, *(dimension.get_length() for dimension in list(model.input(0).get_partial_shape())[1:])])
-        cores = usable_cores()
-        compiled = core.compile_model(
-            model,
-            "CPU",
-            {"NUM_STREAMS": cores, "INFERENCE_NUM_THREADS": cores, "ENABLE_CPU_PINNING": False},
-        )
+        self.input_shape = [dimension.get_length() for dimension in list(model.input(0).get_partial_shape())[1:]]
+        model.reshape([1, *self.input_shape])
+        self.openvino, self.model, self.cores = openvino, model, usable_cores()
+        machine = f"{processor()} {self.cores} {openvino.__version__} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        self.compile(best_streams(self.cores, self.images_per_s, machine))
+
+    def compile(self, streams):
+        """Get ready to `infer` in that many streams, which share the cores."""
+        settings = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": self.cores, "ENABLE_CPU_PINNING": False}
+        compiled = self.openvino.Core().compile_model(self.model, "CPU", settings)
         self.output_type = compiled.output(0).get_element_type().to_dtype()
-        self.queue = openvino.AsyncInferQueue(compiled, cores)
+        self.queue = self.openvino.AsyncInferQueue(compiled, streams)
         self.queue.set_callback(self._keep)
 
     def infer(self, images):
@@ -78,6 +89,17 @@ class _OpenVinoModel:
             self.queue.start_async([images[i : i + 1]], (outputs, i))
         self.queue.wait_all()
         return outputs
+
+    def images_per_s(self, streams):
+        """Measured over at least `MEASURE_S`, after one batch to get warm."""
+        self.compile(streams)
+        images = np.random.default_rng(0).integers(0, 255, (2 * self.cores, *self.input_shape), np.uint8)
+        self.infer(images)
+        started, done = time.perf_counter(), 0
+        while (seconds := time.perf_counter() - started) < MEASURE_S:
+            self.infer(images)
+            done += len(images)
+        return done / seconds
 
     @staticmethod
     def _keep(request, destination):
@@ -97,6 +119,51 @@ class _OnnxRuntimeModel:
 
     def infer(self, images):
         return self.session.run([self.output_name], {self.input_name: images})[0]
+
+
+def best_streams(cores, images_per_s, machine, folder=None):
+    """How many streams are fastest by `images_per_s(streams)`: one for each core, or for two, or for all.
+
+    What is found is kept in `folder` (~/.cache/mristream) under a name made of `machine`, so that a server that starts again
+    need not measure again; where that can't be written, it does. Models are measured one after the other.
+    """
+    candidates = sorted({cores, max(1, cores // 2), 1}, reverse=True)
+    if len(candidates) == 1:
+        return cores
+    folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mristream"
+    kept = folder / f"streams-{hashlib.sha256(machine.encode()).hexdigest()[:16]}"
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(held.enter_context((folder / "streams.lock").open("w")), fcntl.LOCK_EX)
+        best = _number_in(kept)
+        if best not in candidates:
+            best = _fastest(candidates, images_per_s)
+            with contextlib.suppress(OSError):
+                kept.write_text(str(best))
+        return best
+
+
+def _number_in(path):
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _fastest(candidates, images_per_s):
+    rates = {streams: images_per_s(streams) for streams in candidates}
+    # One stream for each core is best where both models are busy; fewer must be clearly faster alone.
+    return max(candidates, key=lambda streams: rates[streams] * (WORTH if streams == candidates[0] else 1))
+
+
+def processor(root=Path("/")):
+    """The processor's name, as far as the kernel tells."""
+    try:
+        lines = (root / "proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def usable_cores(root=Path("/")):

@@ -66,6 +66,50 @@ def test_models_use_the_cores_that_their_container_may_use(
     assert runner.usable_cores(tmp_path) == cores
 
 
+@pytest.mark.parametrize(
+    ("rates", "streams"),
+    [
+        ({8: 100.0, 4: 105.0, 1: 60.0}, 8),  # not so much faster that it would not lose with two busy models
+        ({8: 100.0, 4: 120.0, 1: 60.0}, 4),
+        ({8: 10.0, 4: 20.0, 1: 60.0}, 1),
+    ],
+)
+def test_a_model_computes_in_as_many_streams_as_are_fastest_here(
+    runner: Any, tmp_path: Path, rates: dict[int, float], streams: int
+) -> None:
+    assert runner.best_streams(8, rates.__getitem__, "machine", tmp_path) == streams
+
+
+def test_what_was_measured_is_kept_for_the_next_start_on_the_same_machine(runner: Any, tmp_path: Path) -> None:
+    runner.best_streams(8, {8: 1.0, 4: 9.0, 1: 1.0}.__getitem__, "machine", tmp_path)
+
+    def never(streams: int) -> float:
+        raise AssertionError("measured again")
+
+    assert runner.best_streams(8, never, "machine", tmp_path) == 4
+    assert runner.best_streams(8, {8: 9.0, 4: 1.0, 1: 1.0}.__getitem__, "another machine", tmp_path) == 8
+
+
+def test_a_kept_number_that_makes_no_sense_is_measured_again(runner: Any, tmp_path: Path) -> None:
+    rates = {8: 1.0, 4: 9.0, 1: 1.0}
+    runner.best_streams(8, rates.__getitem__, "machine", tmp_path)
+    (kept,) = (path for path in tmp_path.iterdir() if path.suffix != ".lock")
+    kept.write_text("64")
+
+    assert runner.best_streams(8, rates.__getitem__, "machine", tmp_path) == 4
+
+
+def test_where_nothing_can_be_kept_streams_are_measured_all_the_same(runner: Any, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+
+    assert runner.best_streams(8, {8: 1.0, 4: 9.0, 1: 1.0}.__getitem__, "machine", in_the_way / "folder") == 4
+
+
+def test_a_single_core_needs_no_measurement(runner: Any, tmp_path: Path) -> None:
+    assert runner.best_streams(1, {}.__getitem__, "machine", tmp_path) == 1
+
+
 def test_the_labels_are_in_the_order_that_the_worker_knows() -> None:
     assert (REPOSITORY / "brain_mri_classifier" / "labels.txt").read_text().split() == list(LABELS)
 
