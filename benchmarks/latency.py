@@ -76,19 +76,28 @@ def scan_message(scan_id: bytes, jpeg: bytes) -> tuple[bytes, Headers]:
 class Stopwatch:
     """Sends scans and waits for their results, each of which is timed. A context manager.
 
-    Results are known by their keys, which are the scans' own. `message` makes value and headers of a scan.
+    Results are known by their keys, which are the scans' own ids. `message` makes value and headers of a scan, whose id
+    begins with `prefix`. The reader asks for results once in `fetch_wait_ms` at least, which costs the broker 1 core-ms each time.
     """
 
-    def __init__(self, kafka: KafkaSettings, slices: Sequence[bytes], message: Message = scan_message) -> None:
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        slices: Sequence[bytes],
+        message: Message = scan_message,
+        prefix: str = "scan",
+        fetch_wait_ms: int = 10,
+    ) -> None:
         self._kafka = kafka
         self._slices = itertools.cycle(slices)
         self._message = message
+        self._prefix = prefix
         self._producer: Producer = make_producer(kafka)
         self._due: dict[bytes, float] = {}
         self._done: dict[bytes, float] = {}
         self._numbers = itertools.count()
         self._news = threading.Condition()
-        self._reader: Consumer = make_reader(kafka, "latency", **{"fetch.wait.max.ms": 10})
+        self._reader: Consumer = make_reader(kafka, "latency", **{"fetch.wait.max.ms": fetch_wait_ms})
         self._reader.subscribe([kafka.results_topic])
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._read, name="results", daemon=True)
@@ -121,7 +130,7 @@ class Stopwatch:
             due = began + after_s
             while (left_s := due - time.perf_counter()) > 0:
                 self._producer.poll(min(left_s, 0.01) if left_s > 0.002 else 0)
-            scan_id = f"scan-{next(self._numbers)}".encode()
+            scan_id = f"{self._prefix}-{next(self._numbers)}".encode()
             self._due[scan_id] = due
             sent.append(scan_id)
             value, headers = self._message(scan_id, next(self._slices))

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.peers.__main__ import Measured, table
 from benchmarks.peers.scans import REPOSITORY, MaskFolder, Models, threshold
 from benchmarks.stand import SAMPLES, small_slices
 from trainer.repository import best_file, served
@@ -63,3 +64,31 @@ def test_a_mask_is_kept_under_its_scan_and_a_scan_without_one_has_no_file(models
 
     assert [path.read_bytes() for path in paths if path] == [each.mask for each in answers]
     assert set((tmp_path / "masks").iterdir()) == set(paths)
+
+
+def test_the_table_has_medians_spreads_and_rates_compared_within_each_repetition() -> None:
+    measured = [
+        Measured(name, rate, {"kafka": 1.0, "own": 20.0}, 40.0, p99)
+        for name, rate, p99 in [("mristream", 50, 90), ("ray", 25, 80), ("mristream", 30, 110), ("ray", 30, 120)]
+    ]
+
+    rows = [line.split("  ") for line in table(measured).splitlines()]
+
+    assert [[cell.strip() for cell in row if cell.strip()] for row in rows[1:]] == [
+        [
+            "mristream",
+            "40.0 (30.0 to 50.0)",
+            "21.0 (21.0 to 21.0)",
+            "40.0 (40.0 to 40.0)",
+            "100.0 (90.0 to 110.0)",
+            "1.00 (1.00 to 1.00)",
+        ],
+        [
+            "ray",
+            "27.5 (25.0 to 30.0)",
+            "21.0 (21.0 to 21.0)",
+            "40.0 (40.0 to 40.0)",
+            "100.0 (80.0 to 120.0)",
+            "1.50 (1.00 to 2.00)",
+        ],
+    ]

@@ -6,7 +6,7 @@ The peers: `fastapi_loop` (with `fastapi_server`), `mlserver_kafka`, `ray_serve`
 `scans` is the work that all of them do, `kafka_loop` the loop of those that bring none, `job` what the runner tells them.
 The runner is `__main__`; `contestants` starts and stops what it measures, each in an `environment` of its own.
 
-What mristream does and its peers don't: results and offsets in one transaction (all of them deliver at least once, and
-MLServer at most once: its reader has no consumer group), files decoded in child processes that a bad one can't harm,
-retries, metrics, and results that say which models made them.
+What mristream does and its peers don't: results and offsets in one transaction (the peers' loop delivers at least once,
+MLServer's reader at most once: it has no consumer group), files decoded in child processes that a bad one can't harm,
+retries, and results that say which models made them.
 """
