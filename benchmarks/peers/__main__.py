@@ -6,7 +6,7 @@ In each repetition every contestant is started anew with topics of its own, and 
 a backlog is sent, and let go: scans/s is the backlog over the time to its last committed result, core-ms what its processes
 and Kafka computed for a scan meanwhile. Then scans arrive at random (Poisson, open loop), at one rate and the same
 moments for all: a latency counts from when a scan was due to be sent to when a reader of committed results has its result.
-That rate is `--rate`, or half of the lowest highest rate in a repetition before, which doesn't count.
+That rate is `--rate`, or half of the lowest scans/s of a repetition before, which warms up Kafka and doesn't count.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def main() -> None:
         folder = Path(scratch)
         with Stack(folder / "stack", model_repository=ROOT / "model_repository") as stack:
             bench = Bench(stack, folder, given.scans)
-            rate = given.rate or bench.common_rate(contestants)
+            common_rate = bench.common_rate(contestants)
+            rate = given.rate or common_rate
             print(f"latencies at {rate:.1f} scans/s", flush=True)
             for repetition in range(given.repetitions):
                 chance = random.Random(repetition)  # noqa: S311 - repeatable, not secret

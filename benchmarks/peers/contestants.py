@@ -77,7 +77,7 @@ class PeerProcess(Server):
 
 
 def job_for(settings: Settings, folder: Path) -> Job:
-    """The same topics, and the same gate."""
+    """The same topics, gate and batches."""
     return Job(
         bootstrap_servers=settings.kafka.bootstrap_servers,
         scans_topic=settings.kafka.scans_topic,
@@ -87,6 +87,8 @@ def job_for(settings: Settings, folder: Path) -> Job:
         ready=str(folder / "ready"),
         not_brain_from=settings.policy.not_brain_from,
         uncertain_from=settings.policy.uncertain_from,
+        batch_scans=settings.worker.batch_scans,
+        batches_in_flight=settings.worker.batches_in_flight,
     )
 
 

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Self
 
 VARIABLE = "PEER_JOB"
-# As many scans at a time as a worker of mristream takes by default (workers/settings.py), and as many batches at once.
-BATCH_SCANS = 16
-BATCHES_IN_FLIGHT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """In an environment variable, since it is the frameworks that load most peers' code, not a command line.
 
-    `ready` is a file that the peer makes when it listens. The two limits are those of `PolicySettings`.
+    `ready` is a file that the peer makes when it listens. The limits of the gate are those of `PolicySettings`; how many
+    scans are one batch, and how many batches are worked on at once, is as in `WorkerSettings`.
     """
 
     bootstrap_servers: str
@@ -29,6 +27,8 @@ class Job:
     ready: str
     not_brain_from: float
     uncertain_from: float
+    batch_scans: int
+    batches_in_flight: int
 
     @classmethod
     def given(cls) -> Self:

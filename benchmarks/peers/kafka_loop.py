@@ -15,7 +15,7 @@ from types import FrameType
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer
 
-from benchmarks.peers.job import BATCH_SCANS, BATCHES_IN_FLIGHT, Job
+from benchmarks.peers.job import Job
 from benchmarks.peers.scans import Answer, MaskFolder
 
 # How long the loop may not notice that it is to end.
@@ -48,7 +48,7 @@ def run(job: Job, answer: AnswerBatch) -> None:
     producer = Producer({"bootstrap.servers": job.bootstrap_servers, "linger.ms": 0})
     masks = MaskFolder(Path(job.masks))
     consumer.subscribe([job.scans_topic], on_assign=lambda *_: job.say_ready())
-    free = threading.Semaphore(BATCHES_IN_FLIGHT)
+    free = threading.Semaphore(job.batches_in_flight)
     underway: deque[Future[list[Message]]] = deque()
 
     def work(batch: list[Message]) -> list[Message]:
@@ -59,10 +59,10 @@ def run(job: Job, answer: AnswerBatch) -> None:
         return batch
 
     try:
-        with ThreadPoolExecutor(BATCHES_IN_FLIGHT) as threads:
+        with ThreadPoolExecutor(job.batches_in_flight) as threads:
             while not stopping.is_set():
                 if free.acquire(timeout=_POLL_S):
-                    if batch := _take(consumer):
+                    if batch := _take(consumer, job.batch_scans):
                         underway.append(threads.submit(work, batch))
                     else:
                         free.release()
@@ -73,12 +73,12 @@ def run(job: Job, answer: AnswerBatch) -> None:
         consumer.close()
 
 
-def _take(consumer: Consumer) -> list[Message]:
-    """What is there, up to a batch; waits for the first."""
+def _take(consumer: Consumer, at_most: int) -> list[Message]:
+    """What is there; waits for the first."""
     first = consumer.poll(_POLL_S)
     if first is None:
         return []
-    batch = [first, *consumer.consume(BATCH_SCANS - 1, 0)]
+    batch = [first, *consumer.consume(at_most - 1, 0)]
     for message in batch:
         if error := message.error():
             raise KafkaException(error)

@@ -20,7 +20,7 @@ from mlserver import MLModel
 from mlserver.codecs import Base64Codec, StringCodec
 from mlserver.types import InferenceRequest, InferenceResponse
 
-from benchmarks.peers.job import BATCH_SCANS, Job
+from benchmarks.peers.job import Job
 from benchmarks.peers.scans import MaskFolder, Models
 from deploy.local.server import free_ports
 
@@ -75,7 +75,7 @@ def configure(folder: Path, job: Job) -> None:
     model = {
         "name": MODEL,
         "implementation": "benchmarks.peers.mlserver_kafka.ScanRuntime",
-        "max_batch_size": BATCH_SCANS,
+        "max_batch_size": job.batch_scans,
         "max_batch_time": BATCH_TIME_S,
     }
     (folder / "settings.json").write_text(json.dumps(server))

@@ -16,11 +16,11 @@ import ray
 from ray import serve
 
 from benchmarks.peers import kafka_loop
-from benchmarks.peers.job import BATCHES_IN_FLIGHT, Job
+from benchmarks.peers.job import Job
 from benchmarks.peers.scans import Answer, Models
 
 
-@serve.deployment(max_ongoing_requests=BATCHES_IN_FLIGHT, ray_actor_options={"num_cpus": 1})
+@serve.deployment(ray_actor_options={"num_cpus": 1})
 class Scans:
     """Both models in one replica, which uses every core as Triton's models do."""
 
@@ -41,7 +41,8 @@ def main() -> None:
         ray.init(num_cpus=cores, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
         try:
             serve.start(proxy_location="Disabled")
-            handle = serve.run(Scans.bind(job), route_prefix=None)
+            scans = Scans.options(max_ongoing_requests=job.batches_in_flight)
+            handle = serve.run(scans.bind(job), route_prefix=None)
 
             def answer(files: list[bytes]) -> list[Answer]:
                 answers: list[Answer] = handle.remote(files).result()
