@@ -71,6 +71,9 @@ lock: $(VENV)/local ## Bring the lock files in requirements/ in line with pyproj
 	@$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	@$(COMPILE) requirements/triton.in -o requirements/triton.txt
 	@$(COMPILE) --no-deps requirements/triton-server.in -o requirements/triton-server.txt
+	@for peer in fastapi in-process mlserver ray; do \
+		$(COMPILE) requirements/peers-$$peer.in -c requirements/worker.txt -o requirements/peers-$$peer.txt || exit; \
+	done
 
 upgrade: ## The same, with the newest versions
 	@$(MAKE) --no-print-directory lock UPGRADE=--upgrade

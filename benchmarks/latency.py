@@ -17,7 +17,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,18 +64,40 @@ class Measured:
         )
 
 
-class Stopwatch:
-    """Sends scans and waits for their results, each of which is timed. A context manager."""
+Headers = list[tuple[str, str | bytes | None]]
+Message = Callable[[bytes, bytes], tuple[bytes, Headers]]
 
-    def __init__(self, kafka: KafkaSettings, slices: Sequence[bytes]) -> None:
+
+def scan_message(scan_id: bytes, jpeg: bytes) -> tuple[bytes, Headers]:
+    """Value and headers of a scan, as mristream takes them."""
+    return jpeg, [("ce_id", scan_id)]
+
+
+class Stopwatch:
+    """Sends scans and waits for their results, each of which is timed. A context manager.
+
+    Results are known by their keys, which are the scans' own ids. `message` makes value and headers of a scan, whose id
+    begins with `prefix`. The reader asks for results once in `fetch_wait_ms` at least, which costs the broker 1 core-ms each time.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        slices: Sequence[bytes],
+        message: Message = scan_message,
+        prefix: str = "scan",
+        fetch_wait_ms: int = 10,
+    ) -> None:
         self._kafka = kafka
         self._slices = itertools.cycle(slices)
+        self._message = message
+        self._prefix = prefix
         self._producer: Producer = make_producer(kafka)
         self._due: dict[bytes, float] = {}
         self._done: dict[bytes, float] = {}
         self._numbers = itertools.count()
         self._news = threading.Condition()
-        self._reader: Consumer = make_reader(kafka, "latency", **{"fetch.wait.max.ms": 10})
+        self._reader: Consumer = make_reader(kafka, "latency", **{"fetch.wait.max.ms": fetch_wait_ms})
         self._reader.subscribe([kafka.results_topic])
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._read, name="results", daemon=True)
@@ -97,32 +119,44 @@ class Stopwatch:
 
     def at(self, times_s: Sequence[float]) -> list[float]:
         """Latencies of scans that are due at these times from now. Raises TimeoutError."""
+        sent = self.send(times_s)
+        return [done - self._due[each] for each, done in zip(sent, self.wait(sent), strict=True)]
+
+    def send(self, times_s: Sequence[float], partition: int = -1) -> list[bytes]:
+        """Send scans that are due at these times from now; their ids."""
         began = time.perf_counter()
         sent = []
         for after_s in times_s:
             due = began + after_s
             while (left_s := due - time.perf_counter()) > 0:
                 self._producer.poll(min(left_s, 0.01) if left_s > 0.002 else 0)
-            scan_id = f"scan-{next(self._numbers)}".encode()
+            scan_id = f"{self._prefix}-{next(self._numbers)}".encode()
             self._due[scan_id] = due
             sent.append(scan_id)
-            self._producer.produce(
-                self._kafka.scans_topic, key=scan_id, value=next(self._slices), headers=[("ce_id", scan_id)]
-            )
+            value, headers = self._message(scan_id, next(self._slices))
+            topic = self._kafka.scans_topic
+            self._producer.produce(topic, key=scan_id, value=value, headers=headers, partition=partition)
             self._producer.poll(0)
         self._producer.flush()
+        return sent
+
+    def wait(self, sent: Sequence[bytes], timeout_s: float = _LAST_RESULT_S) -> list[float]:
+        """When each of these scans had its result, by `time.perf_counter`. Raises TimeoutError."""
+        wanted = set(sent)
         with self._news:
-            if not self._news.wait_for(lambda: len(self._done) == len(self._due), _LAST_RESULT_S):
-                raise TimeoutError(f"results are missing after {_LAST_RESULT_S:.0f} s")
-        return [self._done[each] - self._due[each] for each in sent]
+            if not self._news.wait_for(lambda: self._done.keys() >= wanted, timeout_s):
+                missing = len(wanted - self._done.keys())
+                raise TimeoutError(f"{missing} of {len(sent)} results are missing after {timeout_s:.0f} s")
+        return [self._done[each] for each in sent]
 
     def _read(self) -> None:
         while not self._closing.is_set():
             message = self._reader.poll(0.5)
             if message is not None and message.error() is None:
-                scan_id = dict(message.headers() or [])["ce_id"]
+                scan_id = bytes(message.key() or b"")
                 with self._news:
-                    self._done[scan_id] = time.perf_counter()
+                    # Delivered at least once, a result may come again.
+                    self._done.setdefault(scan_id, time.perf_counter())
                     self._news.notify()
 
 

@@ -61,13 +61,14 @@ def machine() -> str:
 
 def cpu_s(processes: Mapping[str, int]) -> dict[str, float]:
     """Seconds that each process and the children it has now have computed; the decoders of `worker` on their own."""
-    seconds = {name: _tree_cpu_s(pid) for name, pid in processes.items()}
+    seconds = {name: tree_cpu_s(pid) for name, pid in processes.items()}
     own = _own_cpu_s(processes["worker"])
     return {**seconds, "worker": own, "decoders": seconds["worker"] - own}
 
 
-def _tree_cpu_s(pid: int) -> float:
-    return _own_cpu_s(pid) + sum(map(_tree_cpu_s, _children(pid)))
+def tree_cpu_s(pid: int) -> float:
+    """Seconds that a process and the children it has now have computed."""
+    return _own_cpu_s(pid) + sum(map(tree_cpu_s, _children(pid)))
 
 
 def _own_cpu_s(pid: int) -> float:

@@ -103,6 +103,14 @@ def test_a_package_has_one_version_in_all_environments() -> None:
     assert local.items() <= dev.items()
 
 
+@pytest.mark.parametrize("lock", sorted(ROOT.glob("requirements/peers-*.txt")), ids=lambda lock: lock.name)
+def test_what_mristream_is_measured_against_computes_with_the_same_libraries(lock: Path) -> None:
+    peer, worker, triton = pins(lock.name), pins("worker.txt"), pins("triton.txt")
+
+    assert peer["openvino"] == triton["openvino"]
+    assert peer.items() >= {name: worker[name] for name in ("numpy", "opencv-python-headless", "simplejpeg")}.items()
+
+
 def test_make_help_lists_every_target() -> None:
     shown = re.findall(r"^  make (\S+) ", _make("help"), re.MULTILINE)
 

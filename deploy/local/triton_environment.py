@@ -7,25 +7,22 @@ environment that we run in, because Triton's python backend speaks numpy 1.
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local import debian
+from deploy.local import debian, python_environment
 from deploy.local.cache import cached
-from deploy.local.server import DIES_WITH_PARENT, Report, ServerError, silent
+from deploy.local.python_environment import Installer, Version
+from deploy.local.server import Report, ServerError, silent
 
 # The Pythons that numpy 1 has wheels for, and the server a stub.
 _PYTHONS = ((3, 12), (3, 11))
 _LOCKS = ("triton.txt", "triton-server.txt")
 # Bytecode of the models goes here, not into the model repository. (The python backend ignores PYTHON* variables.)
 _PTH = "import sys; sys.pycache_prefix = sys.prefix + '/pycache'\n"
-# 130 MB of wheels over a slow line.
-_INSTALL_TIMEOUT_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +58,16 @@ def triton_environment(report: Report = silent) -> TritonEnvironment:
 
     Raises ServerError that says what is missing on this machine.
     """
-    # This file too: what it does differently must not meet what it did before.
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in [*_lock_files(), Path(__file__)]))
-    version = _preferred_version()
+    installer = Installer("triton", _PYTHONS)
+    # These files too: what they do differently must not meet what they did before.
+    code = [Path(__file__), Path(python_environment.__file__)]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in [*_lock_files(), *code]))
+    version = installer.version()
     digest.update(f"{platform.machine()} {version}".encode())
 
     def make(folder: Path) -> None:
         report("installing Triton (once)…")
-        _install(folder, _interpreter(version))
+        _install(installer, folder, version)
 
     def intact(folder: Path) -> bool:
         return TritonEnvironment(folder).intact()
@@ -87,65 +86,17 @@ def _lock_files() -> list[Path]:
     return [folder / name for name in _LOCKS]
 
 
-def _preferred_version() -> tuple[int, int]:
-    """Our own Python's version if Triton can use it, else the first for which there is an interpreter."""
-    own = sys.version_info[:2]
-    return own if own in _PYTHONS else next((each for each in _PYTHONS if _found(each)), _PYTHONS[0])
-
-
-def _interpreter(version: tuple[int, int]) -> str:
-    if version == sys.version_info[:2]:
-        return sys.executable
-    if found := _found(version):
-        return found
-    raise ServerError(
-        f"triton needs Python {' or '.join(_text(each) for each in reversed(_PYTHONS))} for its models, and this is "
-        f"{platform.python_version()}: install one of them beside it (for example `uv python install 3.12`)"
-    )
-
-
-def _found(version: tuple[int, int]) -> str | None:
-    name = f"python{_text(version)}"
-    # A version manager's shim may be there without an interpreter behind it.
-    if shutil.which(name) and _succeeds([name, "-c", ""]):
-        return shutil.which(name)
-    if uv := _uv():
-        answer = subprocess.run(
-            [uv, "python", "find", "--no-python-downloads", _text(version)], capture_output=True, text=True, check=False
-        )
-        return answer.stdout.strip() or None
-    return None
-
-
-def _install(folder: Path, interpreter: str) -> None:
-    _run([interpreter, "-m", "venv", "--without-pip", str(folder)])
-    python = folder / "bin" / "python3"
-    for lock in _lock_files():
-        # --no-deps: a lock is complete, and what the pytriton wheel asks for is not wanted.
-        _run([*_installer(python), "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", str(lock)])
+def _install(installer: Installer, folder: Path, version: Version) -> None:
+    python = installer.install(folder, version, _lock_files())
     server = TritonEnvironment(folder).server
-    version = _output([str(python), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
+    text = ".".join(map(str, version))
     stub = server / "backends" / "python" / "triton_python_backend_stub"
-    shutil.copy(server / "python_backend_stubs" / version / stub.name, stub)
+    shutil.copy(server / "python_backend_stubs" / text / stub.name, stub)
     # Wheels lose the permission.
     for program in (stub, server / "bin" / "tritonserver"):
         program.chmod(0o755)
     (server.parents[1] / "mristream.pth").write_text(_PTH)
-    _link_libpython(python, version, folder / "libpython")
-
-
-def _installer(python: Path) -> list[str]:
-    if uv := _uv():
-        return [uv, "pip", "install", "--quiet", "--python", str(python)]
-    if _succeeds([sys.executable, "-m", "pip", "--version"]):
-        return [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-    raise ServerError("triton can't be installed: there is neither uv nor pip; install one of them")
-
-
-def _uv() -> str | None:
-    """uv beside our own Python, else on PATH."""
-    beside = shutil.which("uv", path=str(Path(sys.executable).parent))
-    return next((uv for uv in (beside, shutil.which("uv")) if uv and _succeeds([uv, "--version"])), None)
+    _link_libpython(python, text, folder / "libpython")
 
 
 def _link_libpython(python: Path, version: str, libraries: Path) -> None:
@@ -178,35 +129,5 @@ def _link_libpython(python: Path, version: str, libraries: Path) -> None:
     shutil.copy(next(root.glob(f"usr/lib/*/{name}")), libraries / name)
 
 
-def _text(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))
-
-
-def _succeeds(command: list[str]) -> bool:
-    try:
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except OSError:
-        return False
-
-
 def _output(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _run(command: list[str]) -> None:
-    """Run one step of the installation. It dies with us: nothing goes on in the background after Ctrl-C."""
-    try:
-        done = subprocess.run(
-            [*DIES_WITH_PARENT, *command],
-            capture_output=True,
-            text=True,
-            timeout=_INSTALL_TIMEOUT_S,
-            # This very Python's settings are not those of the other environment.
-            env={name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")},
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ServerError(f"triton can't be installed: {command[0]} took over {_INSTALL_TIMEOUT_S:.0f} s") from error
-    if done.returncode != 0:
-        lines = "\n".join(f"    {line[:300]}" for line in done.stderr.splitlines()[-8:])
-        raise ServerError(f"triton can't be installed: `{' '.join(command)}` failed:\n{lines}")
