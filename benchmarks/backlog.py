@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +42,22 @@ def parse_variant(text: str) -> Variant:
     return dict(part.split("=", 1) for part in text.split())
 
 
+def nobody_watches(processes: Mapping[str, int]) -> None:
+    """Nobody wants to know that the worker is at work."""
+
+
 def work_off(
-    stack: Stack, folder: Path, slices: Sequence[bytes], scans: int, variant: Variant, **kafka: object
+    stack: Stack,
+    folder: Path,
+    slices: Sequence[bytes],
+    scans: int,
+    variant: Variant,
+    at_work: Callable[[Mapping[str, int]], None] = nobody_watches,
+    **kafka: object,
 ) -> Measured:
     """Let one worker work off a backlog in topics of its own. Masks stay in `folder`.
 
-    The rate counts from the first result to the last one, by Kafka's timestamps; what is computed, from the worker being
+    `at_work` is told the processes' ids when the worker is ready. The rate counts from the first result to the last one, by Kafka's timestamps; what is computed, from the worker being
     ready.
     """
     settings = settings_for(stack, folder / "masks", folder.name, variant, **kafka)
@@ -56,6 +66,7 @@ def work_off(
     roots = {"kafka": stack.kafka.pid, "triton": stack.triton.pid}
     with WorkerProcess(folder, settings) as worker:
         roots["worker"] = worker.pid
+        at_work(roots)
         before, started = cpu_s(roots), finished(settings.kafka, scans)
         while finished(settings.kafka, scans) < scans:
             time.sleep(1.0)

@@ -68,7 +68,14 @@ def cpu_s(processes: Mapping[str, int]) -> dict[str, float]:
 
 def tree_cpu_s(pid: int) -> float:
     """Seconds that a process and the children it has now have computed."""
-    return _own_cpu_s(pid) + sum(map(tree_cpu_s, _children(pid)))
+    return sum(map(_own_cpu_s, descendants(pid)))
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """A process, its children, their children, and so on."""
+    yield pid
+    for child in _children(pid):
+        yield from descendants(child)
 
 
 def _own_cpu_s(pid: int) -> float:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.end_to_end import BATCH
 from benchmarks.latency import Message, scan_message
 from benchmarks.peers.environment import peer_python
 from benchmarks.peers.job import Job
@@ -87,7 +88,7 @@ def job_for(settings: Settings, folder: Path) -> Job:
         ready=str(folder / "ready"),
         not_brain_from=settings.policy.not_brain_from,
         uncertain_from=settings.policy.uncertain_from,
-        batch_scans=settings.worker.batch_scans,
+        batch_scans=BATCH,
         batches_in_flight=settings.worker.batches_in_flight,
     )
 
