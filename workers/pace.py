@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # A batch above this time is felt: by a STAT scan that comes behind it, by whoever waits for a worker to drain. Below half of
 # it, twice as many scans still take no longer than this.
-AIM_S = 0.25
+AIM_S = 0.75
 # Where large batches would hurt, two or three of this size don't yet; from here it is two steps to what a GPU likes.
 _FIRST = 16
 

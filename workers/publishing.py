@@ -20,6 +20,7 @@ from workers.caution import Note
 from workers.checkpoint import Member, Passed, Publisher, nothing_hears
 from workers.errors import Unavailable
 from workers.lane import Lane
+from workers.messages import Lane as LaneName
 from workers.messages import Status
 from workers.metrics import Metrics
 from workers.notes import Found, Notebook
@@ -77,8 +78,8 @@ class Publishing:
     def publish_if_due(self, lanes: Sequence[Lane], *, at_once: bool) -> None:
         """Note how the last checkpoint ended, and begin the next one if it is time.
 
-        `at_once`: as soon as anything has finished. With a backlog a checkpoint waits for company, which makes it cheap;
-        without, that would be latency for nothing. Raises ClientHangs.
+        `at_once`: as soon as anything has finished. With a backlog a checkpoint waits for company, which makes it cheap, but
+        for a STAT scan; without a backlog, waiting would be latency for nothing. Raises ClientHangs.
         """
         self._publisher.check()
         self._end_checkpoint()
@@ -94,8 +95,9 @@ class Publishing:
         if not finished and "kafka" in self._patience.down():
             # What could not be published is another worker's now. Whether Kafka is back, the next scans will show.
             self._patience.answered("kafka")
-        due = time.monotonic() - self._oldest_finished_at >= self._settings.checkpoint_interval_s
-        if finished and (due or at_once or len(finished) >= self._settings.checkpoint_scans):
+        is_old = time.monotonic() - self._oldest_finished_at >= self._settings.checkpoint_interval_s
+        is_urgent = at_once or any(outcome.result.lane is LaneName.STAT for outcome in finished)
+        if finished and (is_urgent or is_old or len(finished) >= self._settings.checkpoint_scans):
             self._oldest_finished_at = None
             self._outcomes = finished
             members = [lane.member() for lane in lanes]
