@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message, TopicPartition
 
 from workers.caution import Caution, Note
 from workers.checkpoint import ClientHangs, Passed, Publisher, nothing_hears
@@ -327,7 +327,7 @@ class Worker:
         self._measure_flight()
         self._metrics.lag.clear()
         for lane in self._lanes:
-            for place in lane.consumer.position(lane.consumer.assignment()):
+            for place in lane.consumer.position([TopicPartition(*partition) for partition in lane.partitions]):
                 low, high = lane.consumer.get_watermark_offsets(place, cached=True)
                 # Both are negative until the first answer; the position is, until the first scan.
                 if high >= 0:

@@ -70,6 +70,11 @@ class Lane:
         )
 
     @property
+    def partitions(self) -> list[Partition]:
+        """Those that are ours. (The client would say the same, but keep us waiting until its own thread answers.)"""
+        return sorted(self._ours)
+
+    @property
     def is_overdue(self) -> bool:
         """Whether others have gone first for long enough."""
         return self.yielded >= YIELDS.get(self.name, math.inf)
