@@ -75,7 +75,9 @@ def served(repository: Path, model: str) -> int:
 
 
 def versions(repository: Path, model: str) -> list[int]:
-    """The versions that are there, in order."""
+    """The versions that are there, in order. Raises RepositoryError if there is no such model."""
+    if not (repository / model).is_dir():
+        raise RepositoryError(f"{repository / model} is not there: is {repository} a model repository of mristream?")
     return sorted(int(path.name) for path in (repository / model).iterdir() if path.name.isdecimal())
 
 
