@@ -79,6 +79,8 @@ def train(config: Path, data: Path, non_brain: Path | None, out: Path, device: s
             finished = trainer.run()
     except (DataError, ValueError) as problem:
         raise UserError(str(problem)) from problem
+    except OSError as problem:
+        raise UserError(f"{problem.filename or out}: {problem.strerror}") from problem
     say(f"trained: {finished}")
 
 
@@ -143,6 +145,8 @@ def export(
             say(f"{name}: version {version} is what Triton serves when it loads the model next")
     except (DataError, RepositoryError) as problem:
         raise UserError(str(problem)) from problem
+    except OSError as problem:
+        raise UserError(f"{problem.filename or model_repository}: {problem.strerror}") from problem
 
 
 @click.command()
@@ -189,7 +193,6 @@ def _read_config(path: Path) -> TrainingConfig:
 
 def _load(data: Path, non_brain: Path | None) -> dict[str, Slices]:
     from trainer.data import load, read_examples, read_non_brain_index, refuse_leaks, refuse_same_names
-    from workers.messages import TUMOR_TYPES
 
     examples = read_examples(data) + (read_non_brain_index(non_brain) if non_brain else [])
     refuse_leaks(examples)
@@ -203,7 +206,7 @@ def _load(data: Path, non_brain: Path | None) -> dict[str, Slices]:
                 "a column `split`, or more patients"
             )
         for example in members:
-            if example.label in TUMOR_TYPES and example.mask is None:
+            if example.has_tumor and example.mask is None:
                 raise UserError(f"{example.image}: is a {example.label} without a mask; only other slices need none")
     slices = {split: load(members) for split, members in chosen.items()}
     for split, part in slices.items():

@@ -98,6 +98,15 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path, scans: Path, text: st
     assert line.startswith(f"error: {tmp_path / 'odd.yaml'}: ")
 
 
+def test_a_run_folder_that_can_not_be_made_is_named(tmp_path: Path, scans: Path) -> None:
+    (tmp_path / "run").symlink_to("/dev/null/run")
+
+    done = train(tmp_path, scans)
+
+    assert done.exit_code == 2
+    assert f"error: {tmp_path / 'run'}: " in done.output
+
+
 def test_one_patient_can_not_be_split(tmp_path: Path, scans: Path) -> None:
     rows = [f"{n},{path},no_tumor,p0" for n, path in enumerate(sorted(scans.glob("images/*/*.png")))]
     (tmp_path / "index.csv").write_text("\n".join(["id,image,label,patient_id", *rows]))
