@@ -104,6 +104,8 @@ def evaluate(
         click.echo(printed, nl=False)
     except (DataError, RepositoryError) as problem:
         raise UserError(str(problem)) from problem
+    except OSError as problem:
+        raise UserError(f"{problem.filename or out}: {problem.strerror}") from problem
 
 
 def _deliver(repository: Path | None, examples: list[Example], folder: Path) -> dict[str, ScanResult]:
