@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trainer.augment import augment, meaningless
 from trainer.calibration import fit_temperature
-from trainer.checkpoint import Checkpoint, save_whole
+from trainer.checkpoint import Checkpoint, load_whole, save_whole
 from trainer.data import Slices
 from trainer.encoder import EfficientNetLite
 from trainer.losses import MaskLoss, ema_update, network_loss
@@ -248,8 +248,11 @@ class Trainer:
 
     def _resume(self) -> None:
         file = self.folder / "state.pt"
-        state = torch.load(file, weights_only=True, map_location="cpu")
-        if state["identity"] != self.identity:
+        try:
+            state = load_whole(file.read_bytes())
+        except ValueError as problem:
+            raise ValueError(f"{file} is damaged: delete it, and the run begins again") from problem
+        if not isinstance(state, dict) or state.get("identity") != self.identity:
             raise ValueError(f"{file} belongs to another run (config or data differ): use another folder")
         self.stage, self.step = state["stage"], state["step"]
         self._begin_stage()

@@ -199,17 +199,6 @@ def test_what_a_killed_builder_had_all_but_finished_is_not_listed() -> None:
     assert "no plan in" in listed.output
 
 
-def test_a_disk_that_is_full_leaves_no_piece_of_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("trainer.plan.cache.os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        cache.write_durably(tmp_path / PLAN, b"plan")
-
-    assert not list(tmp_path.glob("*.plan*"))
-
-
 def test_a_model_repository_that_can_not_be_written_to_is_named(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +207,7 @@ def test_a_model_repository_that_can_not_be_written_to_is_named(
     def read_only(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("trainer.plan.cache.write_durably", read_only)
+    monkeypatch.setattr("trainer.plan.plans.write_durably", read_only)
     found = plan("select", "--model", "tumor_unet", "--precision", "fp32", repository=repository)
 
     assert found.exit_code == 2

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deploy.local.cache import cache_folder, cached
+from trainer.durable import write_durably
 from workers.errors import UserError
 
 PLAN, MANIFEST = "model.plan", "manifest.json"
@@ -128,18 +127,3 @@ def get_or_build(key: Key, build: Callable[[], tuple[bytes, Manifest]]) -> Cache
 def timing_cache(key: Key) -> Path:
     """Where the measurements of this builder on this GPU are kept: later builds needn't repeat them."""
     return plans_folder() / f"{key.flavour}-{key.version}-sm{key.capability.replace('.', '')}.timing"
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Whole or not at all, and on the disk when this returns."""
-    # Not the process's number: containers that share a cache have the same ones.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

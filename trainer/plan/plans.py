@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from trainer.data import gray
+from trainer.durable import write_durably
 from trainer.plan import cache
 from trainer.plan.builder import Profile, build
 from trainer.plan.cache import CachedPlan, Key, Manifest
@@ -98,7 +99,7 @@ def build_plan(wanted: Target, images: NDArray[np.uint8]) -> CachedPlan:
             ahead=wanted.flavour.builds_ahead,
         )
         seconds = round(time.monotonic() - began, 2)
-        cache.write_durably(timing, measured)
+        write_durably(timing, measured)
         digest = hashlib.sha256(plan).hexdigest()
         return plan, Manifest(key=key, plan_sha256=digest, bytes=len(plan), build_seconds=seconds, likeness=alike)
 
@@ -201,7 +202,7 @@ def select_plan(wanted: Target) -> Path:
     destination = wanted.onnx.with_name(cache.PLAN)
     plan = find_plan(wanted).read()
     try:
-        cache.write_durably(destination, plan)
+        write_durably(destination, plan)
     except OSError as problem:
         raise UserError(f"{destination} can't be written: {problem.strerror}") from problem
     return destination
