@@ -132,10 +132,24 @@ def test_a_killed_run_goes_on_to_bit_equal_weights(tmp_path: Path, die_after: in
     expected, found = weights_of(whole), weights_of(resumed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     kept, again = (
-        [epoch.model_dump(exclude={"seconds"}) for epoch in map(Epoch.model_validate, Checkpoint.load(path).history)]
+        [
+            epoch.model_dump(exclude={"seconds", "batch_seconds"})
+            for epoch in map(Epoch.model_validate, Checkpoint.load(path).history)
+        ]
         for path in (whole, resumed)
     )
     assert kept == again
+
+
+def test_the_time_for_batches_is_told_apart_from_the_networks(tmp_path: Path) -> None:
+    slices = made_slices(8)
+    progress = Silent()
+    now = iter(range(1000))
+
+    Trainer(small_config(stages=[{"side": 128, "epochs": 2}]), slices, slices, tmp_path, progress=progress, clock=lambda: float(next(now))).run()  # fmt: skip
+
+    # Two steps, and three looks at the clock in each: before the batch, after it, and after the step.
+    assert [(epoch.seconds, epoch.batch_seconds) for epoch in progress.history] == [(6, 2), (6, 2)]
 
 
 def test_a_run_that_is_killed_outright_goes_on(tmp_path: Path) -> None:
