@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tests.trainer.slices import made_slices
 from trainer.checkpoint import Checkpoint
 from trainer.data import DataError, Example, Slices, load
-from trainer.evaluation.figures import read_results
+from trainer.evaluation.figures import Evaluation, read_results
 from trainer.export import Int8, assemble, check_parity, export_models, run_onnx, try_int8
 from trainer.models import ModelConfig, Network
 from trainer.onnx_export import Mirror, ServedClassifier, ServedUNet, export_onnx, origin_of
@@ -328,8 +328,19 @@ def test_a_gate_that_everything_would_pass_is_refused(tmp_path: Path) -> None:
         Gate.load(tmp_path / "gate.yaml")
 
 
-def test_the_shipped_gate_can_be_read() -> None:
-    assert "val.first_expert.dice.value" in Gate.load(REPOSITORY.parent / "trainer" / "gate.yaml").root
+def test_the_shipped_gate_judges_every_part_of_the_models_and_passes_nobody_who_was_not_judged() -> None:
+    gate = Gate.load(REPOSITORY.parent / "trainer" / "gate.yaml")
+    nothing_seen = Evaluation.model_validate(
+        {name: 0 if field.annotation is int else None for name, field in Evaluation.model_fields.items()}
+        | {"split": "val", "confusion": {}}
+    )
+
+    verdicts = judge(gate, {"val": nothing_seen.model_dump(mode="json")})
+
+    assert not any(verdict.passed for verdict in verdicts)
+    assert {verdict.name.split(".")[1] for verdict in verdicts} == {
+        "first_expert", "accuracy", "false_accept", "false_reject"
+    }  # fmt: skip
 
 
 def test_a_model_that_passes_is_served_and_one_command_takes_it_back(
