@@ -154,8 +154,9 @@ def test_truth_of_zeros_and_ones_is_read_as_training_reads_it(case: Case) -> Non
     assert masks.pixels.true_positive == 100
 
 
-def test_a_tumour_that_is_turned_away_counts_as_missed(case: Case) -> None:
-    case.add("glioma", square(0), None, status=Status.UNCERTAIN)
+@pytest.mark.parametrize("status", [Status.UNCERTAIN, Status.NOT_BRAIN_MRI, Status.REJECTED])
+def test_a_tumour_that_is_turned_away_counts_as_missed(case: Case, status: Status) -> None:
+    case.add("glioma", square(0), None, status=status)
 
     found = evaluate(case.results, case.examples, "test")
 
@@ -163,6 +164,9 @@ def test_a_tumour_that_is_turned_away_counts_as_missed(case: Case) -> None:
     assert found.first_expert.dice.value == 0
     assert found.first_expert.without_boundary == 1
     assert found.turned_away == 1
+    assert found.false_reject is not None
+    assert found.false_reject.value == 1
+    assert found.confusion["glioma"][status] == 1
 
 
 def test_a_slice_without_result_is_counted_and_not_passed_over(case: Case) -> None:
