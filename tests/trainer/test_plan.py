@@ -189,6 +189,15 @@ def test_a_plan_that_is_damaged_or_of_another_model_is_refused_until_the_next_bu
     assert plan("select", *arguments, repository=repository).exit_code == 0
 
 
+def test_a_cache_that_can_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MRISTREAM_CACHE", str(tmp_path / ("x" * 300)))
+
+    found = plan("select", "--model", "tumor_unet")
+
+    assert found.exit_code == 2
+    assert "can't be read: File name too long" in found.output
+
+
 def test_what_a_killed_builder_had_all_but_finished_is_not_listed() -> None:
     built = build_plan(unet(precision="fp32"), sample_slices())
     built.folder.rename(built.folder.with_name(f"{built.folder.name}.new-abc"))

@@ -93,8 +93,11 @@ def all_plans() -> list[CachedPlan]:
 def get(key: Key) -> CachedPlan | None:
     """The plan with this key, or None. Raises UserError if what lies in its place can't be read, or is another's."""
     folder = plans_folder() / key.name
-    if not folder.exists():
-        return None
+    try:
+        if not folder.exists():
+            return None
+    except OSError as problem:
+        raise UserError(f"{folder} can't be read: {problem.strerror}") from problem
     plan = CachedPlan.load(folder)
     if plan.manifest.key != key:
         other = plan.manifest.key
