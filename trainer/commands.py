@@ -62,6 +62,7 @@ def train(config: Path, data: Path, non_brain: Path | None, out: Path, device: s
 
     from trainer.augmentation_grid import save_augmentation_grid
     from trainer.data import DataError
+    from trainer.durable import file_error
     from trainer.run_log import RunLog
     from trainer.training import Trainer
 
@@ -80,7 +81,7 @@ def train(config: Path, data: Path, non_brain: Path | None, out: Path, device: s
     except (DataError, ValueError) as problem:
         raise UserError(str(problem)) from problem
     except OSError as problem:
-        raise UserError(f"{problem.filename or out}: {problem.strerror}") from problem
+        raise file_error(problem, out) from problem
     say(f"trained: {finished}")
 
 
@@ -133,6 +134,7 @@ def export(
     _need_torch()
     from trainer.checkpoint import Checkpoint
     from trainer.data import DataError
+    from trainer.durable import file_error
     from trainer.export import assemble
     from trainer.promotion import Gate, promote
     from trainer.repository import RepositoryError
@@ -146,7 +148,7 @@ def export(
     except (DataError, RepositoryError) as problem:
         raise UserError(str(problem)) from problem
     except OSError as problem:
-        raise UserError(f"{problem.filename or model_repository}: {problem.strerror}") from problem
+        raise file_error(problem, model_repository) from problem
 
 
 @click.command()
@@ -154,24 +156,30 @@ def export(
 @MODEL_REPOSITORY_OPTION
 def rollback(wanted: int | None, model_repository: Path) -> None:
     """Serve earlier versions of both models again."""
+    from trainer.durable import file_error
     from trainer.repository import MODELS, RepositoryError, serve, served, versions
 
     try:
         chosen: dict[str, int] = {}
         for model in MODELS:
-            now = served(model_repository, model)
-            earlier = [version for version in versions(model_repository, model) if version < now]
-            if wanted is None and not earlier:
-                raise UserError(f"{model} serves version {now}, and there is none before it")
-            chosen[model] = earlier[-1] if wanted is None else wanted
-            if chosen[model] not in versions(model_repository, model):
-                known = ", ".join(map(str, versions(model_repository, model)))
-                raise UserError(f"{model} has no version {chosen[model]}; it has {known}")
+            known = versions(model_repository, model)
+            if wanted is None:
+                now = served(model_repository, model)
+                earlier = [version for version in known if version < now]
+                if not earlier:
+                    raise UserError(f"{model} serves version {now}, and there is none before it")
+                chosen[model] = earlier[-1]
+            elif wanted not in known:
+                raise UserError(f"{model} has no version {wanted}; it has {', '.join(map(str, known))}")
+            else:
+                chosen[model] = wanted
         for model, version in chosen.items():
             serve(model_repository, model, version)
             say(f"{model}: version {version} is what Triton serves when it loads the model next")
     except RepositoryError as problem:
         raise UserError(str(problem)) from problem
+    except OSError as problem:
+        raise file_error(problem, model_repository) from problem
 
 
 def _read_config(path: Path) -> TrainingConfig:

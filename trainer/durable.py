@@ -1,10 +1,12 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what is said where they can't."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from pathlib import Path
+
+from workers.errors import UserError
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -20,3 +22,8 @@ def write_durably(path: Path, content: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def file_error(problem: OSError, place: Path | None) -> UserError:
+    """Which file a command could not read or write, or which `place` if the system names none, and why."""
+    return UserError(f"{problem.filename or place}: {problem.strerror or problem}")

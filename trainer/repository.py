@@ -70,7 +70,10 @@ def served(repository: Path, model: str) -> int:
     named = [_POLICY.search(config.read_text()) for config in _configs(repository, model)]
     found = {known[-1] if match is None else int(match[1]) for match in named}
     if len(found) != 1:
-        raise RepositoryError(f"the two configurations of {repository / model} serve different versions: {found}")
+        raise RepositoryError(
+            f"the two configurations of {repository / model} serve different versions: {', '.join(map(str, sorted(found)))}; "
+            "`mristream rollback --to` one of them makes them agree"
+        )
     return found.pop()
 
 

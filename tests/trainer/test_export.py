@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -435,6 +436,34 @@ def test_a_version_that_is_not_there_can_not_be_served(repository: Path) -> None
 def test_a_folder_that_is_no_model_repository_is_named(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="not there"):
         add_version(tmp_path, "tumor_unet", tmp_path)
+
+
+def test_configurations_that_a_kill_left_apart_are_named_and_brought_together(repository: Path) -> None:
+    config = repository / "tumor_unet" / "config.pbtxt"
+    newest, older = versions(repository, "tumor_unet")[-1], versions(repository, "tumor_unet")[0]
+    config.write_text(config.read_text().replace(f"versions: [ {newest} ]", f"versions: [ {older} ]"))
+    rollback = ["rollback", "--model-repository", str(repository)]
+
+    refused = CliRunner().invoke(main, rollback)
+
+    assert refused.exit_code == 2
+    assert f"different versions: {older}, {newest}; `mristream rollback --to` one of them" in refused.output
+    assert CliRunner().invoke(main, [*rollback, "--to", str(newest)]).exit_code == 0
+    assert served(repository, "tumor_unet") == newest
+
+
+def test_a_model_repository_that_can_not_be_written_to_is_named(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+
+    found = CliRunner().invoke(main, ["rollback", "--model-repository", str(repository)])
+
+    assert found.exit_code == 2
+    assert found.output.strip() == f"error: {repository}: No space left on device"
 
 
 def test_there_is_nothing_before_the_first_version(repository: Path) -> None:
