@@ -264,16 +264,22 @@ def load(examples: Sequence[Example]) -> Slices:
 
 
 def _fitted_mask(path: Path, example: Example) -> NDArray[np.bool_]:
-    mask = read_mask(path)
+    mask = read_expert_mask(path, example)
     shape = gray(example.image).shape
     if mask.shape != shape:
         raise DataError(f"{path}: is {mask.shape}, its image {shape}: a mask has the size of its image")
+    return fit(mask * np.uint8(255))[0] > 127
+
+
+def read_expert_mask(path: Path, example: Example) -> NDArray[np.bool_]:
+    """One of the example's masks, as `read_mask`. Raises DataError also if it contradicts the label."""
+    mask = read_mask(path)
     # Of two experts one may see nothing.
     if example.has_tumor and path == example.mask and not mask.any():
         raise DataError(f"{path}: is black, and its slice a {example.label}: draw the tumour, or label it no_tumor")
     if not example.has_tumor and mask.any():
         raise DataError(f"{path}: shows a tumour, and its slice is labelled {example.label}")
-    return fit(mask * np.uint8(255))[0] > 127
+    return mask
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ from trainer.data import DataError, Slices
 from trainer.delivery import deliver
 from trainer.evaluation.figures import evaluate
 from trainer.export import Served, check_parity, export_models, try_int8
-from trainer.repository import MODELS, add_version, best_file, serve
+from trainer.repository import MODELS, add_version, best_file, configs, serve
 
 
 class Bound(BaseModel):
@@ -94,6 +94,8 @@ def promote(
     """
     if missing := [model for model in MODELS if model not in models]:
         raise DataError(f"no checkpoint was trained for {', '.join(missing)}; Triton serves both models")
+    for model in MODELS:
+        configs(repository, model)  # before the work of minutes
     held_out = slices["val"]
     with tempfile.TemporaryDirectory() as scratch:
         folders = export_models(models, Path(scratch))

@@ -316,6 +316,9 @@ def test_a_black_mask_of_a_slice_without_a_tumour_changes_no_figure(case: Case) 
     case.examples[1] = replace(case.examples[1], mask=black, second_mask=black)
 
     assert evaluate(case.results, case.examples, "test") == plain
+    case.examples[0] = replace(case.examples[0], mask=black)
+    with pytest.raises(DataError, match=r"black\.png: is black, and its slice a glioma"):
+        evaluate(case.results, case.examples, "test")
     assert plain.first_expert is not None
     assert plain.first_expert.dice.value == 0.5
 

@@ -20,7 +20,7 @@ from tests.trainer.slices import made_slices
 from trainer.checkpoint import Checkpoint
 from trainer.data import DataError, Example, Slices, load
 from trainer.evaluation.figures import Evaluation, read_results
-from trainer.export import Int8, assemble, check_parity, export_models, run_onnx, try_int8
+from trainer.export import Int8, Served, assemble, check_parity, export_models, run_onnx, try_int8
 from trainer.models import ModelConfig, Network
 from trainer.onnx_export import Mirror, ServedClassifier, ServedUNet, export_onnx, origin_of
 from trainer.promotion import Gate, judge, promote
@@ -436,6 +436,10 @@ def test_a_version_that_is_not_there_can_not_be_served(repository: Path) -> None
 def test_a_folder_that_is_no_model_repository_is_named(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="not there"):
         add_version(tmp_path, "tumor_unet", tmp_path)
+    slices = {"train": made_slices(1), "val": made_slices(1)}
+    both: dict[str, Served] = dict.fromkeys(MODELS)  # type: ignore[arg-type]
+    with pytest.raises(RepositoryError, match="not there"):
+        promote(both, slices, Gate({}), tmp_path / "report", tmp_path)
 
 
 def test_configurations_that_a_kill_left_apart_are_named_and_brought_together(repository: Path) -> None:

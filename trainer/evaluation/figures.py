@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from trainer.data import DataError, Example, gray, read_mask
+from trainer.data import DataError, Example, gray, read_expert_mask, read_mask
 from trainer.evaluation.bootstrap import Figure, figure
 from trainer.evaluation.classes import ClassCalibration, calibrate
 from trainer.evaluation.masks import Mask, dice, hausdorff_95, iou, match_lesions
@@ -285,8 +285,9 @@ def _share(
 
 
 def _scored(example: Example, result: ScanResult) -> Scored:
-    truth = read_mask(example.mask) if example.mask and example.has_tumor else None
-    second = read_mask(example.second_mask) if example.second_mask and example.has_tumor else None
+    experts = [read_expert_mask(path, example) if path else None for path in (example.mask, example.second_mask)]
+    # A slice without a tumour may come with a mask too, a black one.
+    truth, second = experts if example.has_tumor else (None, None)
     if result.mask is not None:
         mask = read_mask(_local(result.mask.uri))
     else:
