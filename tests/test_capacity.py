@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from benchmarks.capacity_check import studies
 from workers.capacity import HOURS, Demand, Plan, latency_s, make_plan, most_utilisation
 from workers.errors import UserError
 from workers.figures import SHIPPED, CoreMs, Figures, Highest, Load, read_figures
@@ -231,6 +232,18 @@ def test_the_wait_of_studies_is_at_least_that_of_a_simulated_queue(utilisation: 
     wait = (latency_s(FIGURES, 0.99, utilisation, 1, 101) - latency_s(FIGURES, 0.99, utilisation, 1)) / 100 - 0.99
 
     assert simulated * 0.99 <= wait <= simulated * 1.4 + 0.1
+
+
+@given(st.floats(0.5, 500), st.integers(1, 40), st.integers(0, 5))
+def test_a_played_hour_has_whole_studies_at_the_planned_rate(scans_per_s: float, study: int, seed: int) -> None:
+    due = studies(scans_per_s, study, 600, seed)
+
+    assert len(due) % study == 0
+    assert all(due[first] == due[first + study - 1] for first in range(0, len(due), study))
+    assert due == sorted(due)
+    # The sum of n gaps is off by 1/sqrt(n); five times that never happens.
+    n = len(due) // study
+    assert due[-1] == pytest.approx(len(due) / scans_per_s, rel=5 / math.sqrt(n))
 
 
 # What is refused

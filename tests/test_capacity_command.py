@@ -34,7 +34,7 @@ def test_a_plan_is_a_table_by_hour_and_sentences() -> None:
     table, *sentences = result.stdout.split("\n\n")
     header, *hours = table.splitlines()
     assert header.split() == ["hour", "scans", "scans/s", "workers", "units", "busy", "p50", "p99"]
-    assert [line.split()[:3] for line in hours[7:9]] == [["7", "2,000", "0.6"], ["8", "3,000", "0.8"]]
+    assert [line.split()[:3] for line in hours[7:9]] == [["7", "2,000", "0.56"], ["8", "3,000", "0.83"]]
     assert [sentence.split()[0] for sentence in sentences] == [
         "Peak:",
         "A",

@@ -142,7 +142,7 @@ def _table(hours: tuple[Hour, ...], unit: str) -> Table:
     for hour in hours:
         load = (f"{hour.utilisation:.0%}", f"{hour.p50_s:.2f} s", f"{hour.p99_s:.2f} s") if hour.scans else ("", "", "")
         table.add_row(
-            str(hour.hour), f"{hour.scans:,.0f}", f"{hour.scans / 3600:,.1f}", str(hour.workers), str(hour.units), *load
+            str(hour.hour), f"{hour.scans:,.0f}", f"{hour.scans / 3600:,.2f}", str(hour.workers), str(hour.units), *load
         )
     return table
 
@@ -167,11 +167,12 @@ def _sentences(figures: Figures, demand: Demand, plan: Plan, unit: str) -> Itera
         )
     yield (
         f"Replicas of the worker: at least {plan.quietest.workers}, at most {peak.workers} (KEDA: minReplicaCount, "
-        "maxReplicaCount). Give each hour its number by the clock, some minutes ahead: lag grows only when it is too late."
+        "maxReplicaCount). Give each hour its number by the clock, some minutes ahead: lag grows only when it is too late. None is spare: add "
+        "what may fail at a time."
     )
     yield (
-        f"Cores that are busy in that hour: {cores.worker:.2f} for each worker and {cores.decoders:.2f} for its decoders, "
-        f"{cores.kafka:.2f} for Kafka."
+        f"Cores that are busy in that hour: {_digits(cores.worker)} for each worker and {_digits(cores.decoders)} for its "
+        f"decoders, {_digits(cores.kafka)} for Kafka."
     )
     yield (
         f"Partitions: kafka.partitions={plan.partitions}, {plan.partitions // peak.workers} for each worker of the peak. They "
@@ -188,7 +189,7 @@ def _notes(figures: Figures, demand: Demand, gpu_scans_per_s: float | None) -> I
     if gpu_scans_per_s is not None:
         yield (
             f"Not measured: latency with a GPU. Taken is that of {figures.device} at the same share of the highest rate, which "
-            "should be above it."
+            "should be above it. Not counted: what the classifier takes of the GPU."
         )
     scan_bytes = demand.scan_bytes or figures.scan_bytes
     if scan_bytes > figures.scan_bytes * _UNLIKE:
@@ -201,6 +202,11 @@ def _notes(figures: Figures, demand: Demand, gpu_scans_per_s: float | None) -> I
         yield (
             f"Scans above {_size(largest)} travel by reference: their bytes burden the place where they lie, and not Kafka."
         )
+
+
+def _digits(number: float) -> str:
+    """Two digits of a small number, all of the whole ones."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.2g}" if number < 10 else f"{number:.1f}"
 
 
 def _size(count: float) -> str:
