@@ -99,9 +99,10 @@ def test_a_study_with_one_key_gains_nothing_from_more_units() -> None:
     with pytest.raises(UserError, match=r"40 scans with one key go through one worker, which makes it 0\.49 s"):
         make_plan(FIGURES, day(1, study_scans=40, latency_s=0.3))
 
-    spread = make_plan(FIGURES, day(1, study_scans=40, latency_s=0.3, one_key=False))
+    spread = make_plan(FIGURES, day(0.1, study_scans=41, latency_s=0.3, one_key=False))
 
-    assert 1 < spread.peak.units < 10
+    # 0.2 s are left, in which a unit does 20 scans. Of three units, one would get 40 / 3 others, and by chance seven more.
+    assert spread.peak.units == 4
 
 
 def test_a_gpu_is_fed_by_several_workers() -> None:
@@ -112,6 +113,13 @@ def test_a_gpu_is_fed_by_several_workers() -> None:
     assert plan.peak.utilisation == pytest.approx(0.5)
     assert plan.cores.worker == pytest.approx(0.4)
     assert plan.cores.kafka == pytest.approx(0.6)
+
+
+def test_a_gpu_serves_all_workers_however_partitions_are_shared() -> None:
+    plan = make_plan(FIGURES, day(2999), gpu_scans_per_s=1200)
+
+    assert plan.partitions == 12
+    assert (plan.peak.units, plan.peak.workers) == (5, 6)
 
 
 def test_each_of_several_slow_gpus_has_a_worker() -> None:
