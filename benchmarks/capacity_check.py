@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--scans-per-hour", type=float, help="[default: the most that one unit may have]")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the hour that are played")
     parser.add_argument("--slices", type=Path, help="as the figures were measured with")
+    parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository", help="the same")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     figures = read_figures(given.figures)
@@ -55,7 +56,7 @@ def main() -> int:
     arrivals = studies(peak.scans / 3600, given.study_scans, given.seconds, given.seed)
     with (
         tempfile.TemporaryDirectory() as scratch,
-        Bench(Path(scratch), ROOT / "model_repository", read_slices(given.slices)) as bench,
+        Bench(Path(scratch), given.model_repository, read_slices(given.slices)) as bench,
     ):
         bench.watch.at([0.0] * WARM_UP)
         before = bench.highest(_BACKLOG).scans_per_s

@@ -173,12 +173,13 @@ def main() -> None:
     parser.add_argument(
         "--slices", type=Path, help="files of brain MRI, sent as they are  [default: small JPEG slices]"
     )
+    parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository", help="what Triton serves")
     parser.add_argument("--out", type=Path, help="folder for figures.json and latency.png")
     given = parser.parse_args()
     slices = read_slices(given.slices)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        with Bench(folder / "real", ROOT / "model_repository", slices) as bench:
+        with Bench(folder / "real", given.model_repository, slices) as bench:
             alone, unit, loads = measure(bench, given.shares, given.seconds)
             sizes = {"result_bytes": bench.watch.result_bytes, "mask_bytes": bench.mean_mask_bytes()}
         print(f"\n{machine()}\nhighest rate: {describe(unit)}")
