@@ -23,6 +23,9 @@ from workers.figures import CoreMs, Figures, Load
 HOURS = 24
 # Beyond this the numbers are wrong, or the way of planning is.
 MOST_STATIONS = 10_000
+# A terabyte and a century: likewise.
+LARGEST_SCAN = 10**12
+LONGEST_DAYS = 36_525
 # Partitions can be added, but then a patient's later scans lie elsewhere than the earlier ones: leave room to double.
 GROWTH = 2
 # What mristream creates itself where nobody plans.
@@ -67,10 +70,10 @@ class Demand:
             raise UserError(f"a latency of {self.latency_s} s can't be had: give a number above 0")
         if self.study_scans < 1:
             raise UserError(f"a study of {self.study_scans} scans is none: give 1 or more")
-        if self.scan_bytes is not None and not (math.isfinite(self.scan_bytes) and self.scan_bytes > 0):
-            raise UserError(f"a scan of {self.scan_bytes} bytes is none: give a number above 0")
-        if not (math.isfinite(self.retention_days) and self.retention_days >= 0):
-            raise UserError(f"scans can't be kept for {self.retention_days} days: give a number, 0 or more")
+        if self.scan_bytes is not None and not 0 < self.scan_bytes <= LARGEST_SCAN:
+            raise UserError(f"a scan of {self.scan_bytes} bytes: give a number above 0, and {LARGEST_SCAN:,} at most")
+        if not 0 <= self.retention_days <= LONGEST_DAYS:
+            raise UserError(f"scans kept for {self.retention_days} days: give a number from 0 to {LONGEST_DAYS:,}")
 
 
 @dataclass(frozen=True, slots=True)
