@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.capacity_check import studies
@@ -60,6 +60,8 @@ def replaced(**changes: Any) -> Figures:
 rates = st.lists(st.floats(0, 3000), min_size=HOURS, max_size=HOURS).filter(any)
 targets = st.floats(0.1, 10)
 gpus = st.none() | st.floats(10, 10_000)
+# A plan takes some ms; where others use the machine too, a time limit would find nothing but them.
+unhurried = settings(deadline=None)
 
 
 # By hand
@@ -166,6 +168,7 @@ def needs(plan: Plan) -> list[tuple[int, int]]:
     return [(hour.units, hour.workers) for hour in plan.hours]
 
 
+@unhurried
 @given(rates, targets, gpus, st.integers(1, 20), st.booleans())
 def test_every_hour_holds_the_target_and_no_hour_needs_more_than_the_peak(
     scans_per_s: list[float], latency: float, gpu: float | None, study: int, one_key: bool
@@ -183,6 +186,7 @@ def test_every_hour_holds_the_target_and_no_hour_needs_more_than_the_peak(
     assert plan.partitions >= max(6, 2 * plan.peak.workers)
 
 
+@unhurried
 @given(rates, st.floats(1, 3), targets, gpus, st.integers(1, 20), st.booleans())
 def test_more_scans_never_need_less(
     scans_per_s: list[float], times: float, latency: float, gpu: float | None, study: int, one_key: bool
@@ -200,6 +204,7 @@ def test_more_scans_never_need_less(
     assert small.partitions <= large.partitions
 
 
+@unhurried
 @given(rates, targets, st.floats(1, 3), gpus, st.integers(1, 20), st.booleans())
 def test_a_tighter_target_never_needs_less(
     scans_per_s: list[float], latency: float, times: float, gpu: float | None, study: int, one_key: bool
@@ -216,6 +221,7 @@ def test_a_tighter_target_never_needs_less(
     assert loose.peak.workers <= tight.peak.workers
 
 
+@unhurried
 @given(st.floats(1, 3000), st.integers(1, 30), st.booleans())
 def test_larger_studies_never_need_less(scans_per_s: float, study: int, one_key: bool) -> None:
     small, large = (day(scans_per_s, latency_s=2, study_scans=n, one_key=one_key) for n in (study, study + 5))
@@ -223,6 +229,7 @@ def test_larger_studies_never_need_less(scans_per_s: float, study: int, one_key:
     assert needs(make_plan(FIGURES, small))[0] <= needs(make_plan(FIGURES, large))[0]
 
 
+@unhurried
 @given(st.floats(0.01, 0.9), st.floats(0.01, 0.9), st.floats(1, 50), st.sampled_from([0.5, 0.9, 0.99]))
 def test_a_higher_load_is_never_faster(one: float, other: float, together: float, quantile: float) -> None:
     low, high = sorted((one, other))
@@ -242,9 +249,10 @@ def test_the_wait_of_studies_is_at_least_that_of_a_simulated_queue(utilisation: 
     assert simulated * 0.99 <= wait <= simulated * 1.4 + 0.1
 
 
+@unhurried
 @given(st.floats(0.5, 500), st.integers(1, 40), st.integers(0, 5))
 def test_a_played_hour_has_whole_studies_at_the_planned_rate(scans_per_s: float, study: int, seed: int) -> None:
-    due = studies(scans_per_s, study, 600, seed)
+    due = studies(scans_per_s, study, 20, seed)
 
     assert len(due) % study == 0
     assert all(due[first] == due[first + study - 1] for first in range(0, len(due), study))
