@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.capacity_check import studies
@@ -58,8 +58,9 @@ def replaced(**changes: Any) -> Figures:
 
 
 rates = st.lists(st.floats(0, 3000), min_size=HOURS, max_size=HOURS).filter(any)
-targets = st.floats(0.1, 10)
-gpus = st.none() | st.floats(10, 10_000)
+# What can be had: studies of 20 scans take 0.3 s at least, on stations of 100 scans/s.
+targets = st.floats(0.4, 10)
+gpus = st.none() | st.floats(100, 10_000)
 # A plan takes some ms; where others use the machine too, a time limit would find nothing but them.
 unhurried = settings(deadline=None)
 
@@ -173,10 +174,7 @@ def needs(plan: Plan) -> list[tuple[int, int]]:
 def test_every_hour_holds_the_target_and_no_hour_needs_more_than_the_peak(
     scans_per_s: list[float], latency: float, gpu: float | None, study: int, one_key: bool
 ) -> None:
-    try:
-        plan = make_plan(FIGURES, day(*scans_per_s, latency_s=latency, study_scans=study, one_key=one_key), gpu)
-    except UserError:
-        assume(False)
+    plan = make_plan(FIGURES, day(*scans_per_s, latency_s=latency, study_scans=study, one_key=one_key), gpu)
 
     assert all(hour.p50_s <= hour.p99_s <= latency for hour in plan.hours)
     assert all(hour.utilisation <= 0.9 for hour in plan.hours)
@@ -192,10 +190,7 @@ def test_more_scans_never_need_less(
     scans_per_s: list[float], times: float, latency: float, gpu: float | None, study: int, one_key: bool
 ) -> None:
     more = {"latency_s": latency, "study_scans": study, "one_key": one_key}
-    try:
-        large = make_plan(FIGURES, day(*(each * times for each in scans_per_s), **more), gpu)
-    except UserError:
-        assume(False)
+    large = make_plan(FIGURES, day(*(each * times for each in scans_per_s), **more), gpu)
 
     small = make_plan(FIGURES, day(*scans_per_s, **more), gpu)
 
@@ -210,10 +205,7 @@ def test_a_tighter_target_never_needs_less(
     scans_per_s: list[float], latency: float, times: float, gpu: float | None, study: int, one_key: bool
 ) -> None:
     more = {"study_scans": study, "one_key": one_key}
-    try:
-        tight = make_plan(FIGURES, day(*scans_per_s, latency_s=latency, **more), gpu)
-    except UserError:
-        assume(False)
+    tight = make_plan(FIGURES, day(*scans_per_s, latency_s=latency, **more), gpu)
 
     loose = make_plan(FIGURES, day(*scans_per_s, latency_s=latency * times, **more), gpu)
 
