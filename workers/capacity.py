@@ -167,7 +167,8 @@ def latency_s(figures: Figures, quantile: float, utilisation: float, scans_per_s
     have been: (together - 1) / scans_per_s. And what comes in parcels waits as many times longer for what came before:
     the wait in a queue with equal service times is that of single scans times the size of the parcel. Its tail is taken
     as P(wait > t) = u·exp(-2·(1 - u)·t) in service times (heavy traffic, mean as Pollaczek and Khinchine have it), which
-    at the 99th percentile is above the exact one from a load of 5 % upwards.
+    at the 99th percentile is above the exact one from a load of 5 % upwards. It is never taken below the mean, u / (2·(1 - u)):
+    the medians of skewed parts don't add up, and their sum would be too small.
     """
     if utilisation > figures.highest_share:
         return math.inf
@@ -175,9 +176,9 @@ def latency_s(figures: Figures, quantile: float, utilisation: float, scans_per_s
     # A higher load that was luckier in the measurement is no faster.
     measured = np.maximum.accumulate([percentile(load) for load in figures.loads])
     alone = float(np.interp(utilisation, [load.share for load in figures.loads], measured)) / 1000
-    wait = 0.0
+    wait = utilisation / (2 * (1 - utilisation))
     if utilisation > 1 - quantile:
-        wait = math.log(utilisation / (1 - quantile)) / (2 * (1 - utilisation))
+        wait = max(wait, math.log(utilisation / (1 - quantile)) / (2 * (1 - utilisation)))
     return alone + (together - 1) * (quantile + wait) / scans_per_s
 
 
