@@ -100,10 +100,12 @@ class Stopwatch:
         deadline = time.monotonic() + timeout_s
         with self._news:
             # In the order in which they were sent, so that each is looked for once.
-            for number, scan_id in enumerate(sent):
+            for scan_id in sent:
                 while scan_id not in self._done:
-                    if not self._news.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
-                        raise TimeoutError(f"{len(sent) - number} results or fewer are missing after {timeout_s:.0f} s")
+                    if time.monotonic() >= deadline:
+                        missing = sum(each not in self._done for each in sent)
+                        raise TimeoutError(f"{missing} of {len(sent)} results are missing after {timeout_s:.0f} s")
+                    self._news.wait(deadline - time.monotonic())
             return [self._done[each] for each in sent]
 
     def _read(self) -> None:
