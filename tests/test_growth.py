@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.growth.__main__ import write
 from benchmarks.growth.axes import AXES, MB, points_of
 from benchmarks.growth.measuring import Measured
-from benchmarks.growth.report import draw, line
+from benchmarks.growth.report import line
 from benchmarks.growth.scans import write_files
 from benchmarks.growth.verdict import judge
 from benchmarks.processes import Sampler, children, cpu_s, handles, peak_mib, resident_mib, threads
@@ -45,8 +47,9 @@ def test_memory_that_grows_with_the_backlog_is_flagged() -> None:
 def test_every_axis_has_a_table_and_a_picture(tmp_path: Path) -> None:
     runs = {point: [measured(None if point.at == 100 else 1000)] for axis in AXES for point in points_of(axis)}
 
-    draw(runs, tmp_path / "growth.png")
+    write(tmp_path, runs, judge("size", runs), {})
 
+    assert len(json.loads((tmp_path / "growth.json").read_text())["points"]) == len(runs)
     assert (tmp_path / "growth.png").stat().st_size > 10_000
     assert len({len(line(point, of_point)) for point, of_point in runs.items()}) == 1
 

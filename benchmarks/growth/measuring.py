@@ -87,7 +87,7 @@ def measure(
         peak_mib=max(look.peak_mib for _, look in sampler.seen),
         peak_with_decoders_mib=max(look.peak_with_decoders_mib for _, look in sampler.seen),
         start_s=min(times_s) - started_at,
-        statuses=statuses,
+        statuses=dict(statuses),
     )
 
 
