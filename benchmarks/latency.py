@@ -19,7 +19,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,8 @@ import numpy as np
 
 from benchmarks.ceiling import is_segmented
 from benchmarks.chaos.null_models import write_null_models
-from benchmarks.stand import cpu_s, machine, settings_for, small_slices
+from benchmarks.processes import cpu_s
+from benchmarks.stand import machine, settings_for, small_slices
 from benchmarks.stopwatch import Stopwatch
 from deploy.local.stack import Stack
 from deploy.local.worker import WorkerProcess
@@ -55,7 +56,6 @@ class Bench:
         self._models = models
         self._slices = slices
         self._running = ExitStack()
-        self._roots: Mapping[str, int] = {}
         self.masks = folder / "masks"
 
     def __enter__(self) -> Self:
@@ -65,7 +65,8 @@ class Bench:
             create_topics(settings.kafka)
             worker = undo.enter_context(WorkerProcess(self._folder / "worker", settings))
             self.watch = undo.enter_context(Stopwatch(settings.kafka, self._slices))
-            self._roots = {"kafka": stack.kafka.pid, "triton": stack.triton.pid, "worker": worker.pid}
+            self._servers = {"kafka": stack.kafka.pid, "triton": stack.triton.pid}
+            self._worker = worker.pid
             self._running = undo.pop_all()
         return self
 
@@ -76,11 +77,14 @@ class Bench:
 
     def highest(self, scans: int) -> Highest:
         """The rate at which a backlog of so many is worked off, from the first sent to the last result."""
-        before, started = cpu_s(self._roots), time.perf_counter()
+        before, started = self._cpu_s(), time.perf_counter()
         self.watch.at([0.0] * scans)
-        seconds, after = time.perf_counter() - started, cpu_s(self._roots)
+        seconds, after = time.perf_counter() - started, self._cpu_s()
         core_ms = {name: (after[name] - before[name]) / scans * 1000 for name in after}
         return Highest(scans_per_s=scans / seconds, core_ms=CoreMs(**core_ms))
+
+    def _cpu_s(self) -> dict[str, float]:
+        return cpu_s(self._servers, [self._worker])
 
     def mean_mask_bytes(self) -> float:
         """Of the masks that were stored."""

@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.peers.contestants import CONTESTANTS, ROOT, Contestant, Running
-from benchmarks.stand import machine, settings_for, small_slices, tree_cpu_s
+from benchmarks.processes import tree_cpu_s
+from benchmarks.stand import machine, settings_for, small_slices
 from benchmarks.stopwatch import Stopwatch
 from deploy.local.stack import Stack
 from workers.kafka import create_topics
