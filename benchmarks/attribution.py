@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.backlog import work_off
-from benchmarks.ceiling import is_segmented
-from benchmarks.chaos.null_models import write_null_models
+from benchmarks.chaos.null_models import segmented_slices, write_null_models
 from benchmarks.processes import descendants
-from benchmarks.stand import machine, small_slices
+from benchmarks.stand import machine
 from deploy.local.stack import Stack
 
 _HERTZ = 499
@@ -76,7 +75,7 @@ def main() -> None:
         parser.error("perf is not installed")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        slices = [each for each in small_slices() if is_segmented(each)]
+        slices = segmented_slices()
         recording = _Recording(folder / "perf.data", given.seconds)
         with Stack(folder / "stack", model_repository=write_null_models(folder / "models")) as stack:
             work_off(stack, folder / "warm", slices, given.scans // 3, {})  # now Kafka's code is compiled
@@ -175,7 +174,7 @@ def _library(file: str) -> str:
 
 
 def table(counts: Counter[tuple[str, str]]) -> str:
-    """Shares of all cores' time by owner and work, the largest first, those below 0.1 % of an owner together."""
+    """Shares of all cores' time by owner and work, the largest first."""
     total = sum(counts.values())
     by_owner: Counter[str] = Counter()
     for (name, _), ticks in counts.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import statistics
 import time
@@ -43,6 +44,17 @@ def parse_variant(text: str) -> Variant:
     return dict(part.split("=", 1) for part in text.split())
 
 
+def add_variant_option(parser: argparse.ArgumentParser) -> None:
+    """`--variant`, which may come several times; None where it doesn't."""
+    parser.add_argument(
+        "--variant",
+        action="append",
+        type=parse_variant,
+        metavar="'NAME=VALUE …'",
+        help="worker settings that differ from the defaults; several are compared, by turns",
+    )
+
+
 def nobody_watches(processes: Mapping[str, int]) -> None:
     """Nobody wants to know that the worker is at work."""
 
@@ -58,8 +70,8 @@ def work_off(
 ) -> Measured:
     """Let one worker work off a backlog in topics of its own. Masks stay in `folder`.
 
-    `at_work` is told the processes' ids when the worker is ready. The rate counts from the first result to the last one, by Kafka's timestamps; what is computed, from the worker being
-    ready.
+    `at_work` is told the processes' ids when the worker is ready. The rate counts from the first result to the last one, by
+    Kafka's timestamps; what is computed, from the worker being ready.
     """
     settings = settings_for(stack, folder / "masks", folder.name, variant, **kafka)
     create_topics(settings.kafka)

@@ -18,12 +18,9 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from benchmarks.backlog import Measured, parse_variant, summary, work_off
-from benchmarks.chaos.null_models import write_null_models
-from benchmarks.stand import machine, small_slices
+from benchmarks.backlog import Measured, add_variant_option, summary, work_off
+from benchmarks.chaos.null_models import segmented_slices, write_null_models
+from benchmarks.stand import machine
 from deploy.local.stack import Stack
 from workers.settings import KafkaSettings
 
@@ -34,20 +31,14 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=20_000)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--partitions", type=int, default=KafkaSettings().partitions)
-    parser.add_argument(
-        "--variant",
-        action="append",
-        type=parse_variant,
-        metavar="'NAME=VALUE …'",
-        help="worker settings that differ from the defaults; several are compared, by turns",
-    )
+    add_variant_option(parser)
     parser.add_argument("--json", action="store_true", help="a line of JSON for each run")
     given = parser.parse_args()
     variants = given.variant or [{}]
     measured: list[list[Measured]] = [[] for _ in variants]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        slices = [each for each in small_slices() if is_segmented(each)]
+        slices = segmented_slices()
         with Stack(folder / "stack", model_repository=write_null_models(folder / "models")) as stack:
             for repetition, number in itertools.product(range(given.repetitions), range(len(variants))):
                 run = folder / f"ceiling-{repetition}-{number}"
@@ -58,12 +49,6 @@ def main() -> None:
         print(f"\n{machine()}")
         for variant, of_variant in zip(variants, measured, strict=True):
             print(summary(variant, of_variant))
-
-
-def is_segmented(jpeg: bytes) -> bool:
-    """Whether the null models segment it: they take what is bright in the middle for something else."""
-    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
-    return bool(pixels[120:136, 120:136].mean() < 128)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.backlog import Measured, Variant, parse_variant, spread, summary, work_off
+from benchmarks.backlog import Measured, Variant, add_variant_option, spread, summary, work_off
 from benchmarks.stand import machine, samples
 from deploy.local.stack import Stack
 from deploy.local.triton_environment import triton_environment
@@ -38,13 +38,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--scans", type=int, default=1000)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument(
-        "--variant",
-        action="append",
-        type=parse_variant,
-        metavar="'NAME=VALUE …'",
-        help="worker settings that differ from the defaults; several are compared, by turns",
-    )
+    add_variant_option(parser)
     given = parser.parse_args()
     paths = sorted(path for path in given.folder.iterdir() if path.is_file()) if given.folder else samples()
     if not paths:

@@ -13,10 +13,8 @@ With --out it measures the highest rate with models that answer at once too, and
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
-import random
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,11 +26,10 @@ from typing import Self
 
 import numpy as np
 
-from benchmarks.ceiling import is_segmented
-from benchmarks.chaos.null_models import write_null_models
+from benchmarks.chaos.null_models import is_segmented, write_null_models
 from benchmarks.processes import cpu_s
 from benchmarks.stand import machine, settings_for, small_slices
-from benchmarks.stopwatch import Stopwatch
+from benchmarks.stopwatch import Stopwatch, poisson
 from deploy.local.stack import Stack
 from deploy.local.worker import WorkerProcess
 from workers.figures import CoreMs, Figures, Highest, Load
@@ -149,8 +146,7 @@ def measure(bench: Bench, shares: Sequence[float], seconds: float) -> tuple[Load
     loads = []
     for share in shares:
         rate = share * highest.scans_per_s
-        chance = random.Random(f"{share}")  # noqa: S311 - repeatable, not secret
-        arrivals = list(itertools.accumulate(chance.expovariate(rate) for _ in range(max(100, int(rate * seconds)))))
+        arrivals = poisson(max(100, int(rate * seconds)), rate, f"{share}")
         loads.append(load_of(share, rate, bench.watch.at(arrivals)))
         print(row(loads[-1]), flush=True)
     return alone, highest, loads

@@ -18,9 +18,7 @@ making files takes twice as long then (`recently_deleted` in the kernel).
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import random
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -29,11 +27,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.ceiling import is_segmented
-from benchmarks.chaos.null_models import write_null_models
+from benchmarks.chaos.null_models import segmented_slices, write_null_models
 from benchmarks.processes import Sampler, children, handles, resident_mib, threads
-from benchmarks.stand import machine, settings_for, small_slices
-from benchmarks.stopwatch import Stopwatch
+from benchmarks.stand import machine, settings_for
+from benchmarks.stopwatch import Stopwatch, poisson
 from deploy.local.stack import Stack
 from deploy.local.worker import WorkerProcess
 from workers.kafka import create_topics
@@ -88,7 +85,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        slices = [each for each in small_slices() if is_segmented(each)]
+        slices = segmented_slices()
         with Stack(folder / "stack", model_repository=write_null_models(folder / "models")) as stack:
             settings = settings_for(stack, folder / "masks", "soak")
             create_topics(settings.kafka)
@@ -97,7 +94,7 @@ def main() -> None:
                 print(f"{given.scans} scans at {rate:.1f} a second: {given.scans / rate / 60:.1f} minutes", flush=True)
                 with Sampler(lambda: look(stack, worker.pid), _SAMPLE_S) as sampler:
                     began_s = time.time()
-                    due_s = arrivals(given.scans, rate)
+                    due_s = poisson(given.scans, rate, "soak")
                     latencies_s = watch.at(due_s)
     samples = [(float(np.searchsorted(due_s, at - began_s)), sample) for at, sample in sampler.seen]
     windows = windows_of(latencies_s, min(_WINDOWS, max(1, given.scans // 100)))
@@ -114,12 +111,6 @@ def highest_rate(watch: Stopwatch, scans: int) -> float:
     began = time.perf_counter()
     watch.at([0.0] * scans)
     return scans / (time.perf_counter() - began)
-
-
-def arrivals(scans: int, rate: float) -> list[float]:
-    """When scans come that know nothing of each other, in seconds from the beginning; the same each time."""
-    chance = random.Random("soak")  # noqa: S311 - repeatable, not secret
-    return list(itertools.accumulate(chance.expovariate(rate) for _ in range(scans)))
 
 
 def look(stack: Stack, worker: int) -> Sample:

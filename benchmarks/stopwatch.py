@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,12 @@ _LAST_RESULT_S = 120.0
 def scan_message(scan_id: bytes, file: bytes) -> tuple[bytes, Headers]:
     """Value and headers of a scan, as mristream takes them."""
     return file, [("ce_id", scan_id)]
+
+
+def poisson(scans: int, rate: float, seed: int | str) -> list[float]:
+    """When scans come that know nothing of each other, `rate` a second, in seconds from now; for a seed always the same."""
+    chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
+    return list(itertools.accumulate(chance.expovariate(rate) for _ in range(scans)))
 
 
 class Stopwatch:

@@ -75,8 +75,8 @@ def _find(consumer: Consumer, committed: Sequence[TopicPartition]) -> list[Found
 def _offsets(consumer: Consumer, places: Sequence[TopicPartition], which: int) -> dict[Partition, int]:
     """The offset after the last message of each partition (OFFSET_END), or of the first one (OFFSET_BEGINNING).
 
-    All in one request, which Kafka answers when it has answered the consumer's last fetch: in up to half a second where no
-    scans come. `get_watermark_offsets` would take as long for each partition.
+    All in one request, which Kafka answers when it has answered the consumer's last fetch: where no scans come, in up to
+    `fetch.wait.max.ms`. `get_watermark_offsets` would take as long for each partition.
     """
     if not places:
         return {}

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset, FileMetaDataset, dcmwrite
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from benchmarks.ceiling import is_segmented
-from benchmarks.stand import small_slices
+from benchmarks.chaos.null_models import segmented_slices
 from workers.kafka import make_producer
 from workers.settings import KafkaSettings
 from workers.submission import Submission, Submitter, submit_all
@@ -30,7 +29,7 @@ _STEP = 16
 def write_files(folder: Path, scan_bytes: int) -> list[Path]:
     """Brain slices that the null models segment: DICOM files of about that many bytes, or JPEG of 256 × 256 if 0."""
     folder.mkdir(parents=True, exist_ok=True)
-    slices = [each for each in small_slices() if is_segmented(each)]
+    slices = segmented_slices()
     if not scan_bytes:
         paths = [folder / f"slice-{number}.jpg" for number in range(len(slices))]
         for path, jpeg in zip(paths, slices, strict=True):

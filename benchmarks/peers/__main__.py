@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import random
 import statistics
 import tempfile
 import time
@@ -29,7 +28,7 @@ import numpy as np
 from benchmarks.peers.contestants import CONTESTANTS, ROOT, Contestant, Running
 from benchmarks.processes import tree_cpu_s
 from benchmarks.stand import machine, settings_for, small_slices
-from benchmarks.stopwatch import Stopwatch
+from benchmarks.stopwatch import Stopwatch, poisson
 from deploy.local.stack import Stack
 from workers.kafka import create_topics
 from workers.settings import KafkaSettings
@@ -87,9 +86,7 @@ def main() -> None:
             rate = given.rate or common_rate
             print(f"latencies at {rate:.1f} scans/s", flush=True)
             for repetition in range(given.repetitions):
-                chance = random.Random(repetition)  # noqa: S311 - repeatable, not secret
-                steps = (chance.expovariate(rate) for _ in range(max(1, int(rate * given.seconds))))
-                arrivals = list(itertools.accumulate(steps))
+                arrivals = poisson(max(1, int(rate * given.seconds)), rate, repetition)
                 for contestant in _turned(contestants, repetition):
                     measured.append(bench.measure(contestant, arrivals))
                     print(measured[-1], flush=True)
