@@ -1,0 +1,117 @@
+"""A worker that takes suspect scans one at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from tests.conftest import SCANS, scan_message
+from workers.caution import NOTHING_LEFT_AFTER_S, Note
+from workers.checkpoint import Member, Publisher
+from workers.consumer import Worker
+from workers.lane import Lane
+from workers.messages import Lane as LaneName
+from workers.messages import ScanResult, Status
+from workers.metrics import Metrics
+from workers.notes import Found
+from workers.pipeline import Pipeline
+from workers.progress import Outcome, Partition, ScanMessage
+from workers.retry import Patience
+from workers.settings import KafkaSettings, WorkerSettings
+
+P0 = Partition(SCANS, 0)
+
+
+class SlowPublisher(Publisher):
+    """A checkpoint takes until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(KafkaSettings(), lambda: pytest.fail("nothing is to be produced"))
+        self.let_go = threading.Event()
+
+    def publish(self, outcomes: Sequence[Outcome], members: Sequence[Member]) -> None:
+        assert self.let_go.wait(30)
+
+    def commit(self, member: Member, places: Sequence[TopicPartition]) -> None:
+        """Notes are written at once."""
+
+
+class WaitingScans:
+    """A lane in which scans wait."""
+
+    name = LaneName.ROUTINE
+    topic = SCANS
+    is_overdue = False
+    yielded = 0
+
+    def __init__(self, scans: int) -> None:
+        self.opening: dict[Future[list[Found]], list[Partition]] = {}
+        self.partitions: list[Partition] = []
+        self.consumer = SimpleNamespace(position=lambda places: [])
+        self._next, self._end = 0, scans
+
+    def take(self, most: int, wait_s: float = 0.0) -> list[Any]:
+        first, self._next = self._next, min(self._next + most, self._end)
+        return [_kafka_message(offset) for offset in range(first, self._next)]
+
+    def rest(self) -> None:
+        """There is no place in a group to keep."""
+
+    def member(self) -> Member:
+        return Member(SCANS, cast(Any, None), None)
+
+
+class Steps:
+    """Knows which scans were in a batch together."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def process(self, messages: Sequence[ScanMessage], lane: LaneName) -> list[Outcome]:
+        self.batches.append([message.offset for message in messages])
+        return [Outcome(m, ScanResult(scan_id=str(m.offset), status=Status.SEGMENTED)) for m in messages]
+
+
+def _kafka_message(offset: int) -> Any:
+    wanted = scan_message(offset)
+    return SimpleNamespace(
+        topic=lambda: SCANS,
+        partition=lambda: 0,
+        offset=lambda: offset,
+        key=lambda: wanted.key,
+        value=lambda: wanted.value,
+        headers=lambda: None,
+        timestamp=lambda: (1, 0),
+    )
+
+
+def test_the_next_suspect_scan_waits_for_a_checkpoint_however_long_it_takes() -> None:
+    publisher, steps, lane = SlowPublisher(), Steps(), WaitingScans(5)
+    metrics = Metrics()
+    worker = Worker(
+        lanes=[cast(Lane, lane)],
+        publisher=publisher,
+        pipeline=cast(Pipeline, steps),
+        patience=Patience(metrics, lambda text: None),
+        metrics=metrics,
+        settings=WorkerSettings(),
+    )
+    worker._progress.assign([P0])
+    worker._caution.suspect(P0, 0, Note(opened=2))
+
+    deadline = time.monotonic() + 2 * NOTHING_LEFT_AFTER_S
+    while time.monotonic() < deadline:
+        worker._turn()
+    assert steps.batches == [[0]]
+
+    publisher.let_go.set()
+    while len(steps.batches) < 5:
+        worker._turn()
+    assert steps.batches == [[0], [1], [2], [3], [4]]
