@@ -103,9 +103,9 @@ def test_in_any_order_of_finishing_each_scan_is_published_once_and_in_order(
 class FlakyProducer:
     """A producer whose commits end as told: None for well, or an error; `log` keeps what readers would see."""
 
-    def __init__(self, log: list[str], ends: list[KafkaError | None], *, abort_fails: bool) -> None:
-        self._log, self._ends, self._abort_fails = log, ends, abort_fails
-        self._open: list[str] = []
+    def __init__(self, log: list[str], ends: list[KafkaError | None]) -> None:
+        self._log, self._ends = log, ends
+        self._open: list[str] | None = None
 
     def init_transactions(self, timeout: float) -> None:
         pass
@@ -114,21 +114,24 @@ class FlakyProducer:
         self._open = []
 
     def produce(self, topic: str, *, value: bytes, **_: object) -> None:
+        assert self._open is not None
         self._open.append(ScanResult.model_validate_json(value).scan_id)
 
     def send_offsets_to_transaction(self, offsets: list[TopicPartition], member: object, timeout: float) -> None:
         self._offsets = offsets
 
     def commit_transaction(self, timeout: float) -> None:
+        assert self._open is not None
         problem = self._ends.pop(0)
         if problem is None or problem.code() == KafkaError._TIMED_OUT:
             # A time-out says nothing of what the broker has done; here it has committed.
             self._log += self._open
+            self._open = None
         if problem is not None:
             raise KafkaException(problem)
 
     def abort_transaction(self, timeout: float) -> None:
-        if self._abort_fails:
+        if self._open is None:
             raise KafkaException(KafkaError(KafkaError._STATE))
 
 
@@ -142,9 +145,9 @@ class Committed:
         return [TopicPartition(place.topic, place.partition, len(self._log)) for place in places]
 
 
-def publisher(log: list[str], ends: list[KafkaError | None], *, abort_fails: bool) -> tuple[Publisher, list[Member]]:
+def publisher(log: list[str], ends: list[KafkaError | None]) -> tuple[Publisher, list[Member]]:
     def make_producer() -> Any:
-        return FlakyProducer(log, ends, abort_fails=abort_fails)
+        return FlakyProducer(log, ends)
 
     consumer: Any = Committed(log)
     return TransactionalPublisher(KafkaSettings(), make_producer), [Member(SCANS, consumer, object())]
@@ -153,7 +156,7 @@ def publisher(log: list[str], ends: list[KafkaError | None], *, abort_fails: boo
 def test_a_publication_that_was_aborted_is_repeated_as_a_whole(finished: Finished) -> None:
     log: list[str] = []
     outcomes = [finished(scan_message(offset)) for offset in (0, 1)]
-    publishing, members = publisher(log, [KafkaError(KafkaError.INVALID_TXN_STATE), None], abort_fails=False)
+    publishing, members = publisher(log, [KafkaError(KafkaError.INVALID_TXN_STATE), None])
 
     with pytest.raises(KafkaException):
         publishing.publish(outcomes, members)
@@ -166,10 +169,26 @@ def test_a_publication_that_was_aborted_is_repeated_as_a_whole(finished: Finishe
 def test_a_publication_whose_end_was_not_seen_is_not_doubled(finished: Finished) -> None:
     log: list[str] = []
     outcomes = [finished(scan_message(offset)) for offset in (0, 1)]
-    publishing, members = publisher(log, [KafkaError(KafkaError._TIMED_OUT), None], abort_fails=True)
+    publishing, members = publisher(log, [KafkaError(KafkaError._TIMED_OUT), None])
 
     with pytest.raises(KafkaException):
         publishing.publish(outcomes, members)
     publishing.publish([*outcomes, finished(scan_message(2))], members)
 
     assert log == ["0-0", "0-1", "0-2"]
+
+
+def test_what_was_committed_unseen_is_not_doubled_when_the_next_publication_fails_too(finished: Finished) -> None:
+    log: list[str] = []
+    ends = [KafkaError(KafkaError._TIMED_OUT), KafkaError(KafkaError.INVALID_TXN_STATE), None, None]
+    outcomes = [finished(scan_message(offset)) for offset in (0, 1, 2)]
+    publishing, members = publisher(log, ends)
+
+    with pytest.raises(KafkaException):
+        publishing.publish(outcomes[:2], members)
+    with pytest.raises(KafkaException):
+        publishing.publish(outcomes, members)
+    publishing.publish(outcomes, members)
+    publishing.publish([finished(scan_message(3))], members)
+
+    assert log == ["0-0", "0-1", "0-2", "0-3"]

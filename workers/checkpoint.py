@@ -140,9 +140,10 @@ class TransactionalPublisher(Publisher):
         """
         producer = self._producer or self._open()
         if self._in_doubt:
+            # And so it stays until something is published: whoever tries again brings all of these outcomes again.
             outcomes = list(_not_yet_committed(outcomes, members))
-            self._in_doubt = False
         if not outcomes:
+            self._in_doubt = False
             return
         try:
             # 3. Open a transaction. (1. The masks are stored. 2. The finished prefix of each partition is chosen.)
@@ -158,6 +159,7 @@ class TransactionalPublisher(Publisher):
             self._passed("checkpoint.offsets_sent")
             # 6. All of it becomes visible at once.
             self._call(producer.commit_transaction, CALL_TIMEOUT_S, attempts=_ATTEMPTS)
+            self._in_doubt = False
             self._passed("checkpoint.committed")
         except KafkaException as problem:
             self._recover(producer, problem.args[0])
