@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from confluent_kafka import TopicPartition
 
@@ -35,10 +35,12 @@ class Notebook:
     def open(self, member: Member, partitions: Sequence[Partition]) -> list[Found]:
         """Read the notes of partitions that have come to us, and note that we have opened them.
 
-        Those in which no scan waits are left out: nobody has died of nothing.
+        Those in which no scan waits count as closed: nobody has died of nothing.
         """
-        found = [f for f in self._read(member, partitions) if f.offset < f.end]
-        opened = [_place(f.partition, f.offset, Note(f.note.opened + 1, f.note.begun)) for f in found]
+        found = [f if f.offset < f.end else replace(f, note=CLOSED) for f in self._read(member, partitions)]
+        opened = [
+            _place(f.partition, f.offset, Note(f.note.opened + 1, f.note.begun)) for f in found if f.offset < f.end
+        ]
         self._publisher.commit(member, opened)
         return found
 

@@ -146,6 +146,12 @@ class Progress:
                 del window.scans[outcome.message.offset]
                 self.unpublished_bytes -= outcome.size
 
+    def taken_since_ms(self, partition: Partition) -> list[int]:
+        """Kafka timestamps of the scans in the partition that are taken and not yet published."""
+        window = self._windows.get(partition)
+        scans = window.scans.values() if window else ()
+        return [(scan if isinstance(scan, ScanMessage) else scan.message).timestamp_ms for scan in scans]
+
     def unpublished(self, partitions: Iterable[Partition] | None = None) -> int:
         """How many scans are taken and not yet published, in all partitions or in some."""
         chosen = self._windows.keys() if partitions is None else partitions
