@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import scan_message
 from workers.caution import OPEN, Note
-from workers.errors import Reason
+from workers.errors import Reason, Unavailable
 from workers.messages import Flag, Lane, RejectReason, ScanResult, Status
 from workers.metrics import OBJECTIVES_S, Metrics
 from workers.metrics.memory import MemoryGroup
 from workers.progress import Outcome, ScanMessage
+from workers.stores import MaskStore
+from workers.stores.timed import TimedStore
 
 Finished = Callable[[ScanMessage], Outcome]
 PATIENT = "Doe^Jane"
@@ -99,6 +101,35 @@ def test_calls_are_timed_by_what_they_ask_and_how_they_end() -> None:
     named = {"dependency": "triton", "operation": "tumor_segmentation"}
     assert value(metrics, count, **named, outcome="ok") == 1
     assert value(metrics, count, **named, outcome="failed") == 1
+
+
+class Full(MaskStore):
+    """A store that is full from the second write on."""
+
+    def __init__(self) -> None:
+        self._writes = 0
+
+    def put_many(self, masks: Sequence[tuple[str, bytes]]) -> list[str]:
+        self._writes += 1
+        if self._writes > 1:
+            raise Unavailable("store", "full")
+        return [key for key, _ in masks]
+
+    def get(self, key: str) -> bytes | None:
+        return None
+
+
+def test_a_stores_calls_are_timed_and_its_answers_and_errors_passed_on() -> None:
+    metrics = Metrics()
+    store = TimedStore(Full(), metrics.hear("store"))
+
+    assert store.put_many([("a", b"")]) == ["a"]
+    with pytest.raises(Unavailable):
+        store.put_many([("b", b"")])
+
+    for outcome in ("ok", "failed"):
+        labels = {"dependency": "store", "operation": "put", "outcome": outcome}
+        assert value(metrics, "mristream_call_seconds_count", **labels) == 1
 
 
 def test_each_objective_has_a_bound_of_its_own() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -15,6 +15,7 @@ from workers.caution import Note
 from workers.errors import Reason
 from workers.messages import Lane, ModelVersion, Status
 from workers.metrics import labels, memory
+from workers.metrics.calls import Heard
 from workers.metrics.definitions import Catalogue, Sample
 from workers.progress import Outcome, Partition, ScanMessage
 
@@ -37,9 +38,6 @@ _REJECTED_IN = {
         (Reason.UNSUPPORTED_FORMAT, Reason.DAMAGED, Reason.NO_PIXEL_DATA, Reason.DECODER_FAILED), ("decode",)
     ),
 }
-
-# Hears of a call to something outside: its operation, seconds, and whether it did what was asked.
-Heard = Callable[[str, float, bool], None]
 
 
 class BreakerState(IntEnum):
