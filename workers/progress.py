@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from workers.decoding.intensity import Appearance
 from workers.messages import DeadLetter, ScanResult
 
 
@@ -48,6 +49,7 @@ class Outcome:
     message: ScanMessage
     result: ScanResult
     dead_letter: DeadLetter | None = None
+    appearance: Appearance | None = None  # of the pixels that the models saw; None where nothing could be decoded
 
     @property
     def size(self) -> int:

@@ -53,7 +53,7 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
     """
     keep_freed_memory()
     with ExitStack() as resources:
-        metrics = Metrics()
+        metrics = Metrics(settings.monitoring)
         patience = Patience(metrics, log.warning)
         models = resources.enter_context(TritonModels(settings.triton, heard=metrics.hear("triton")))
         store = resources.enter_context(TimedStore(open_store(settings.store), metrics.hear("store")))
@@ -104,7 +104,7 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
             health = HealthServer(
                 settings.worker.http_host,
                 settings.worker.http_port,
-                registry=metrics.registry,
+                metrics=metrics,
                 turned_at=lambda: worker.turned_at or time.monotonic(),
                 not_ready=not_ready,
             )

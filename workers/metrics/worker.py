@@ -17,7 +17,10 @@ from workers.messages import Lane, ModelVersion, Status
 from workers.metrics import labels, memory
 from workers.metrics.calls import Heard
 from workers.metrics.definitions import Catalogue, Sample
+from workers.metrics.drift import SHIPPED, Drift, Reference
+from workers.metrics.quality import Quality
 from workers.progress import Outcome, Partition, ScanMessage
+from workers.settings import MonitoringSettings
 
 # What is promised, and what the alerts in deploy/monitoring watch: this share of scans has its result within so many
 # seconds of its Kafka timestamp. A reader in the emergency room looks again within seconds; a routine scan is read by a
@@ -63,14 +66,18 @@ class Lag:
 class Metrics:
     """The worker's metrics in a registry of their own, with those of its process."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry or CollectorRegistry()
+    def __init__(self, settings: MonitoringSettings | None = None) -> None:
+        """Raises UserError where the settings name a reference for drift that can't be used."""
+        settings = settings or MonitoringSettings()
+        self.registry = CollectorRegistry()
         self.catalogue = Catalogue(self.registry)
         self._define_flow()
         self._define_latency()
         self._define_load()
         self._define_delivery()
         self._define_dependencies()
+        reference = Reference.read(settings.drift_reference or SHIPPED)
+        self.quality = Quality(self.catalogue, Drift(reference, settings.drift_scans))
         self._define_process()
         self._start_at_zero()
 
@@ -265,6 +272,7 @@ class Metrics:
 
     def models_in_use(self, versions: Sequence[ModelVersion]) -> None:
         """Say which models make results from now on."""
+        self.quality.models_in_use(versions)
         self.models.clear()
         for model in versions:
             self.models.labels(model.name, model.version, model.sha256[:12]).set(1)
@@ -297,6 +305,7 @@ class Metrics:
                 self.rejects.labels(result.reason.code, result.reason.step).inc()
             if result.attempt > 1:
                 self.resent.inc()
+            self.quality.observe(outcome)
 
     def hear(self, dependency: str) -> Heard:
         """What calls to the dependency are to be told to, for their times to be measured."""
