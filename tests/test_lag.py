@@ -192,4 +192,4 @@ def test_of_a_partition_that_went_to_another_worker_nothing_is_said(bench: Bench
 
 
 def test_a_sender_whose_clock_is_ahead_makes_no_negative_age() -> None:
-    assert Lag(1, NOON + 100).seconds(NOON) == 0.0
+    assert Lag(LaneName.ROUTINE, 1, NOON + 100).seconds(NOON) == 0.0

@@ -16,9 +16,9 @@ from tests.conftest import scan_message
 from workers.caution import OPEN, Note
 from workers.errors import Reason, Unavailable
 from workers.messages import Flag, Lane, RejectReason, ScanResult, Status
-from workers.metrics import OBJECTIVES_S, Metrics
+from workers.metrics import OBJECTIVES_S, Lag, Metrics
 from workers.metrics.memory import MemoryGroup
-from workers.progress import Outcome, ScanMessage
+from workers.progress import Outcome, Partition, ScanMessage
 from workers.stores import MaskStore
 from workers.stores.timed import TimedStore
 
@@ -58,6 +58,20 @@ def test_a_rejected_scan_is_counted_by_reason_and_one_sent_again_as_such() -> No
 
     assert value(metrics, "mristream_rejects_total", reason="damaged", step="decode") == 1
     assert value(metrics, "mristream_resent_scans_total") == 1
+
+
+def test_lag_is_said_of_each_partition_and_grows_by_itself() -> None:
+    metrics = Metrics()
+    labels = {"lane": "stat", "topic": "scans.stat", "partition": "2"}
+
+    metrics.lag = {Partition("scans.stat", 2): Lag(Lane.STAT, 3, time.time() - 40)}
+
+    assert value(metrics, "mristream_consumer_lag_scans", **labels) == 3
+    first = value(metrics, "mristream_consumer_lag_seconds", **labels) or 0.0
+    assert first == pytest.approx(40, abs=0.5)
+    assert (value(metrics, "mristream_consumer_lag_seconds", **labels) or 0.0) > first
+    metrics.lag = {}
+    assert value(metrics, "mristream_consumer_lag_scans", **labels) is None
 
 
 def test_flags_are_counted() -> None:
@@ -163,6 +177,7 @@ def busy() -> Metrics:
     metrics.hear("triton")("brain_mri_classifier", 0.1, True)
     metrics.hear("store")("put", 0.1, True)
     metrics.opened(OPEN)
+    metrics.lag = {Partition("scans", number): Lag(Lane.ROUTINE, 3, time.time()) for number in range(64)}
     return metrics
 
 

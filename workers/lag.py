@@ -43,8 +43,8 @@ class LagMeter:
         at_hand_ms = [*lane.held_since_ms(partition), *progress.taken_since_ms(partition)]
         if at_hand_ms or not in_kafka:
             self._waiting.pop(partition, None)
-            return Lag(in_kafka + len(at_hand_ms), min(at_hand_ms) / 1000 if at_hand_ms else None)
+            return Lag(lane.name, in_kafka + len(at_hand_ms), min(at_hand_ms) / 1000 if at_hand_ms else None)
         waiting = self._waiting.get(partition)
         if waiting is None or waiting[0] != reached:
             waiting = self._waiting[partition] = (reached, self._clock())
-        return Lag(in_kafka, waiting[1])
+        return Lag(lane.name, in_kafka, waiting[1])

@@ -55,6 +55,7 @@ class BreakerState(IntEnum):
 class Lag:
     """What waits in a partition: so many scans, the oldest of them since this Unix time (None: nothing waits)."""
 
+    lane: Lane
     scans: int
     since: float | None
 
@@ -155,18 +156,22 @@ class Metrics:
             "mristream_consumer_lag_scans",
             "Scans in the partition that have no published result yet, as far as this worker knows: how far Kafka's log "
             "reaches it learns whenever it fetches, and so not while it takes nothing.",
+            labels.LANE,
             labels.TOPIC,
             labels.PARTITION,
-            samples=lambda: [((p.topic, str(p.number)), float(lag.scans)) for p, lag in self.lag.items()],
+            samples=lambda: [((lag.lane, p.topic, str(p.number)), float(lag.scans)) for p, lag in self.lag.items()],
         )
         define.computed(
             "mristream_consumer_lag_seconds",
             "Age of the oldest scan in the partition that has no published result, by its Kafka timestamp; 0 where there is "
             "none. It grows by itself while the worker hangs or waits for what is down. Where the worker has not been given "
             "the oldest one yet: the time for which it has known that scans wait, which is less than their age.",
+            labels.LANE,
             labels.TOPIC,
             labels.PARTITION,
-            samples=lambda: [((p.topic, str(p.number)), lag.seconds(time.time())) for p, lag in self.lag.items()],
+            samples=lambda: [
+                ((lag.lane, p.topic, str(p.number)), lag.seconds(time.time())) for p, lag in self.lag.items()
+            ],
         )
         self.longest_turn = define.gauge(
             "mristream_longest_turn_seconds",
