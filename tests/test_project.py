@@ -17,7 +17,7 @@ from workers import messages
 from workers.cli import main as command_line
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/monitoring/*.md")])
 LOCKS = sorted(ROOT.glob("requirements/*.txt"))
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # In pieces, so that this file may be searched too.
