@@ -24,7 +24,8 @@ from pathlib import Path
 from benchmarks.backlog import work_off
 from benchmarks.ceiling import is_segmented
 from benchmarks.chaos.null_models import write_null_models
-from benchmarks.stand import descendants, machine, small_slices
+from benchmarks.processes import descendants
+from benchmarks.stand import machine, small_slices
 from deploy.local.stack import Stack
 
 _HERTZ = 499

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.chaos.watch import unpublished
-from benchmarks.stand import cpu_s, settings_for
+from benchmarks.processes import cpu_s
+from benchmarks.stand import settings_for
 from deploy.local.stack import Stack
 from deploy.local.worker import WorkerProcess
 from workers.kafka import create_topics, make_producer
@@ -63,14 +64,13 @@ def work_off(
     settings = settings_for(stack, folder / "masks", folder.name, variant, **kafka)
     create_topics(settings.kafka)
     send(settings.kafka, slices, scans)
-    roots = {"kafka": stack.kafka.pid, "triton": stack.triton.pid}
+    servers = {"kafka": stack.kafka.pid, "triton": stack.triton.pid}
     with WorkerProcess(folder, settings) as worker:
-        roots["worker"] = worker.pid
-        at_work(roots)
-        before, started = cpu_s(roots), finished(settings.kafka, scans)
+        at_work(servers | {"worker": worker.pid})
+        before, started = cpu_s(servers, [worker.pid]), finished(settings.kafka, scans)
         while finished(settings.kafka, scans) < scans:
             time.sleep(1.0)
-        after = cpu_s(roots)
+        after = cpu_s(servers, [worker.pid])
     times = [m.timestamp()[1] for m in read_topic(settings.kafka, settings.kafka.results_topic, follow=False) if m]
     done = scans - started
     rate = (len(times) - 1) / (max(times) - min(times)) * 1000

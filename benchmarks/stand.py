@@ -1,11 +1,11 @@
-"""The test stand of all benchmarks: real servers, one worker with topics of its own, and who computes how much."""
+"""The test stand of all benchmarks: real servers, and workers with topics of their own."""
 
 from __future__ import annotations
 
 import csv
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -16,7 +16,6 @@ from workers.decoding import Decoder
 from workers.settings import DecodeSettings, KafkaSettings, Settings, StoreSettings, TritonSettings, WorkerSettings
 
 SAMPLES = Path(__file__).resolve().parents[1] / "deploy" / "samples"
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def samples() -> list[Path]:
@@ -57,35 +56,6 @@ def machine() -> str:
     """What was measured on which machine."""
     cores = len(os.sched_getaffinity(0))
     return f"mristream {__version__}, Python {platform.python_version()}, {cores} cores, {_processor()}"
-
-
-def cpu_s(processes: Mapping[str, int]) -> dict[str, float]:
-    """Seconds that each process and the children it has now have computed; the decoders of `worker` on their own."""
-    seconds = {name: tree_cpu_s(pid) for name, pid in processes.items()}
-    own = _own_cpu_s(processes["worker"])
-    return {**seconds, "worker": own, "decoders": seconds["worker"] - own}
-
-
-def tree_cpu_s(pid: int) -> float:
-    """Seconds that a process and the children it has now have computed."""
-    return sum(map(_own_cpu_s, descendants(pid)))
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """A process, its children, their children, and so on."""
-    yield pid
-    for child in _children(pid):
-        yield from descendants(child)
-
-
-def _own_cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def _children(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        yield from map(int, (task / "children").read_text().split())
 
 
 def _processor() -> str:

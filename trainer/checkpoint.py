@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
 
 from trainer.data import DataError
+from trainer.durable import write_durably
 from trainer.models import ModelConfig, Network
 
 
@@ -44,7 +46,7 @@ class Checkpoint:
         """Raises DataError if the file isn't a checkpoint of this trainer."""
         try:
             file = path.read_bytes()
-            content = torch.load(io.BytesIO(file), weights_only=True, map_location="cpu")
+            content = load_whole(file)
             model = ModelConfig.model_validate(content["model"])
             return cls(
                 model,
@@ -54,8 +56,8 @@ class Checkpoint:
                 content["history"],
                 hashlib.sha256(file).hexdigest(),
             )
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, UnpicklingError) as problem:
-            raise DataError(f"{path}: not a checkpoint that `mristream train` wrote") from problem
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise DataError(f"{path}: not a checkpoint that `mristream train` wrote, or damaged") from problem
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
@@ -76,7 +78,19 @@ class Checkpoint:
 
 
 def save_whole(content: dict[str, Any], path: Path) -> None:
-    """Write whole or not at all: a kill while saving leaves the file before it."""
-    part = path.with_suffix(".part")
-    torch.save(content, part)
-    part.replace(path)
+    """Write whole or not at all: a kill while saving, or a full disk, leaves the file before it."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_durably(path, buffer.getvalue())
+
+
+def load_whole(file: bytes) -> Any:
+    """What `save_whole` wrote into this file. Raises ValueError if it isn't one, or a byte of it has changed."""
+    try:
+        with ZipFile(io.BytesIO(file)) as parts:
+            # torch writes checksums and doesn't look at them.
+            if damaged := parts.testzip():
+                raise ValueError(f"{damaged} is damaged")
+        return torch.load(io.BytesIO(file), weights_only=True, map_location="cpu")
+    except (BadZipFile, RuntimeError, EOFError, UnpicklingError) as problem:
+        raise ValueError("not written by torch") from problem

@@ -62,6 +62,7 @@ def train(config: Path, data: Path, non_brain: Path | None, out: Path, device: s
 
     from trainer.augmentation_grid import save_augmentation_grid
     from trainer.data import DataError
+    from trainer.durable import file_error
     from trainer.run_log import RunLog
     from trainer.training import Trainer
 
@@ -79,6 +80,8 @@ def train(config: Path, data: Path, non_brain: Path | None, out: Path, device: s
             finished = trainer.run()
     except (DataError, ValueError) as problem:
         raise UserError(str(problem)) from problem
+    except OSError as problem:
+        raise file_error(problem, out) from problem
     say(f"trained: {finished}")
 
 
@@ -131,6 +134,7 @@ def export(
     _need_torch()
     from trainer.checkpoint import Checkpoint
     from trainer.data import DataError
+    from trainer.durable import file_error
     from trainer.export import assemble
     from trainer.promotion import Gate, promote
     from trainer.repository import RepositoryError
@@ -143,6 +147,8 @@ def export(
             say(f"{name}: version {version} is what Triton serves when it loads the model next")
     except (DataError, RepositoryError) as problem:
         raise UserError(str(problem)) from problem
+    except OSError as problem:
+        raise file_error(problem, model_repository) from problem
 
 
 @click.command()
@@ -150,24 +156,30 @@ def export(
 @MODEL_REPOSITORY_OPTION
 def rollback(wanted: int | None, model_repository: Path) -> None:
     """Serve earlier versions of both models again."""
+    from trainer.durable import file_error
     from trainer.repository import MODELS, RepositoryError, serve, served, versions
 
     try:
         chosen: dict[str, int] = {}
         for model in MODELS:
-            now = served(model_repository, model)
-            earlier = [version for version in versions(model_repository, model) if version < now]
-            if wanted is None and not earlier:
-                raise UserError(f"{model} serves version {now}, and there is none before it")
-            chosen[model] = earlier[-1] if wanted is None else wanted
-            if chosen[model] not in versions(model_repository, model):
-                known = ", ".join(map(str, versions(model_repository, model)))
-                raise UserError(f"{model} has no version {chosen[model]}; it has {known}")
+            known = versions(model_repository, model)
+            if wanted is None:
+                now = served(model_repository, model)
+                earlier = [version for version in known if version < now]
+                if not earlier:
+                    raise UserError(f"{model} serves version {now}, and there is none before it")
+                chosen[model] = earlier[-1]
+            elif wanted not in known:
+                raise UserError(f"{model} has no version {wanted}; it has {', '.join(map(str, known))}")
+            else:
+                chosen[model] = wanted
         for model, version in chosen.items():
             serve(model_repository, model, version)
             say(f"{model}: version {version} is what Triton serves when it loads the model next")
     except RepositoryError as problem:
         raise UserError(str(problem)) from problem
+    except OSError as problem:
+        raise file_error(problem, model_repository) from problem
 
 
 def _read_config(path: Path) -> TrainingConfig:
@@ -189,7 +201,6 @@ def _read_config(path: Path) -> TrainingConfig:
 
 def _load(data: Path, non_brain: Path | None) -> dict[str, Slices]:
     from trainer.data import load, read_examples, read_non_brain_index, refuse_leaks, refuse_same_names
-    from workers.messages import TUMOR_TYPES
 
     examples = read_examples(data) + (read_non_brain_index(non_brain) if non_brain else [])
     refuse_leaks(examples)
@@ -203,7 +214,7 @@ def _load(data: Path, non_brain: Path | None) -> dict[str, Slices]:
                 "a column `split`, or more patients"
             )
         for example in members:
-            if example.label in TUMOR_TYPES and example.mask is None:
+            if example.has_tumor and example.mask is None:
                 raise UserError(f"{example.image}: is a {example.label} without a mask; only other slices need none")
     slices = {split: load(members) for split, members in chosen.items()}
     for split, part in slices.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import glob
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 from workers.decoding.fit import MODEL_SIDE, fit
@@ -24,6 +24,7 @@ from workers.messages import LABELS, TUMOR_TYPES
 _WHITE = 200
 # EXIF orientation is not applied: masks belong to the pixels as they are stored.
 _GRAY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+_JPEG = b"\xff\xd8"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
@@ -45,6 +46,11 @@ class Example:
     plane: str = ""
     source: str = ""
     spacing_mm: tuple[float, float] | None = None  # between rows and between columns
+
+    @property
+    def has_tumor(self) -> bool:
+        """By its label: a slice without a tumour may come with a mask too, a black one."""
+        return self.label in TUMOR_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +97,18 @@ def read_folder(folder: Path) -> list[Example]:
     images, masks = folder / "images", folder / "masks"
     if not images.is_dir():
         raise DataError(f"{folder}: neither an index CSV nor a folder with `images/<label>/` and `masks/<label>/`")
-    examples = []
-    for file in sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
+    masks_of: defaultdict[Path, list[Path]] = defaultdict(list)
+    for mask in _images_below(masks):
+        masks_of[mask.relative_to(masks).with_suffix("")].append(mask)
+    examples: list[Example] = []
+    for file in _images_below(images):
         relative = file.relative_to(images)
         label = relative.parts[0]
         if len(relative.parts) != 2 or label not in LABELS:
             raise DataError(f"{file}: lies in no folder that is a label; known: {', '.join(LABELS)}")
-        found = sorted((masks / label).glob(f"{glob.escape(file.stem)}.*"))
+        if examples and examples[-1].id == relative.with_suffix("").as_posix():
+            raise DataError(f"{file} and {examples[-1].image.name} differ by their suffix only: rename or remove one")
+        found = masks_of.pop(relative.with_suffix(""), [])
         if len(found) > 1:
             raise DataError(f"{file}: has {len(found)} masks: {', '.join(path.name for path in found)}")
         if not found and label in TUMOR_TYPES:
@@ -115,11 +126,17 @@ def read_folder(folder: Path) -> list[Example]:
                 group=file.stem.partition("_")[0],
             )
         )
-    used = {example.mask for example in examples}
-    for mask in sorted(path for path in masks.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
-        if mask not in used:
-            raise DataError(f"{mask}: there is no image for this mask below {images}")
+    for alone in masks_of.values():
+        raise DataError(f"{alone[0]}: there is no image for this mask below {images} ({', '.join(IMAGE_SUFFIXES)})")
     return examples
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """By path without suffix. Hidden files are left out: some systems put one beside each image."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(
+        (path for path in found if not path.name.startswith(".")), key=lambda path: (path.with_suffix(""), path)
+    )
 
 
 def default_split(group: str) -> str:
@@ -137,7 +154,9 @@ def read_brain_index(index: Path, *, primary_only: bool = True) -> list[Example]
     """
     examples = []
     for number, row in _rows(index, required={"id", "image", "label"}):
-        if primary_only and row.get("primary", "1") != "1":
+        if row.get("primary", "") not in ("", "0", "1"):
+            raise DataError(f"{index}:{number}: primary is {row['primary']!r}; write 1, or 0 to leave the slice out")
+        if primary_only and row.get("primary") == "0":
             continue
         if row["label"] not in LABELS:
             raise DataError(f"{index}:{number}: unknown label {row['label']!r}; known: {', '.join(LABELS)}")
@@ -222,9 +241,12 @@ def refuse_same_names(examples: Iterable[Example]) -> None:
     """Raise DataError if two slices' files have the same name: a result is matched with its slice by that."""
     places: dict[str, Path] = {}
     for example in examples:
-        other = places.setdefault(example.image.name, example.image)
-        if other != example.image:
+        other = places.get(example.image.name)
+        if other == example.image:
+            raise DataError(f"{example.image} is listed twice, the second time as {example.id}: keep one row")
+        if other is not None:
             raise DataError(f"{example.image} and {other} have the same name, which results are matched by: rename one")
+        places[example.image.name] = example.image
 
 
 def load(examples: Sequence[Example]) -> Slices:
@@ -242,16 +264,33 @@ def load(examples: Sequence[Example]) -> Slices:
 
 
 def _fitted_mask(path: Path, example: Example) -> NDArray[np.bool_]:
-    mask = read_mask(path)
+    mask = read_expert_mask(path, example)
     shape = gray(example.image).shape
     if mask.shape != shape:
         raise DataError(f"{path}: is {mask.shape}, its image {shape}: a mask has the size of its image")
     return fit(mask * np.uint8(255))[0] > 127
 
 
+def read_expert_mask(path: Path, example: Example) -> NDArray[np.bool_]:
+    """One of the example's masks, as `read_mask`. Raises DataError also if it contradicts the label."""
+    mask = read_mask(path)
+    # Of two experts one may see nothing.
+    if example.has_tumor and path == example.mask and not mask.any():
+        raise DataError(f"{path}: is black, and its slice a {example.label}: draw the tumour, or label it no_tumor")
+    if not example.has_tumor and mask.any():
+        raise DataError(f"{path}: shows a tumour, and its slice is labelled {example.label}")
+    return mask
+
+
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """The mask as bool [height, width]. Raises DataError naming a file that is neither black and white nor 0 and 1."""
-    mask = gray(path)
+    mask = _values(path)
+    if mask.dtype != np.uint8:
+        there = np.unique(mask[mask != 0])
+        if len(there) > 1 or not np.isin(there, (1, 255, 65535)).all():
+            raise DataError(f"{path}: no mask: its pixels are neither 0 nor 65535 (nor 255, nor 1)")
+        white: NDArray[np.bool_] = mask != 0
+        return white
     brightest = int(mask.max())
     if brightest == 1:
         return mask.astype(np.bool_)
@@ -272,7 +311,17 @@ def gray(path: Path) -> NDArray[np.uint8]:
 
 
 def _values(path: Path) -> NDArray[Any]:
-    values = cv2.imread(str(path), _GRAY) if path.is_file() else None
+    try:
+        file = path.read_bytes()
+    except OSError as problem:
+        raise DataError(f"{path}: not there, or no image that can be read") from problem
+    if file.startswith(_JPEG):
+        # OpenCV makes up what a damaged JPEG lacks; the worker rejects it.
+        try:
+            simplejpeg.decode_jpeg(file, colorspace="GRAY", strict=True)
+        except ValueError as problem:
+            raise DataError(f"{path}: damaged: {problem}") from problem
+    values = cv2.imdecode(np.frombuffer(file, np.uint8), _GRAY) if file else None
     if values is None:
         raise DataError(f"{path}: not there, or no image that can be read")
     return values
@@ -286,14 +335,22 @@ def _rows(index: Path, required: set[str]) -> Iterable[tuple[int, dict[str, str]
         lines = index.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as problem:
         raise DataError(f"{index}: not UTF-8 (byte {problem.start}); save it as CSV in UTF-8") from problem
-    reader = csv.DictReader(lines)
-    missing = required - set(reader.fieldnames or ())
+    # A quotation mark that is never closed would swallow the rows after it.
+    reader = csv.DictReader(lines, restval="", skipinitialspace=True, strict=True)
+    try:
+        missing = required - {name.strip() for name in reader.fieldnames or ()}
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as problem:
+        raise DataError(f"{index}: no CSV after line {reader.line_num}: {problem}") from problem
     if missing:
         raise DataError(
             f"{index}: column(s) missing: {', '.join(sorted(missing))}; columns are separated by commas, and the first "
             "line names them"
         )
-    for number, row in enumerate(reader, start=2):
+    for number, row in rows:
+        if None in row:
+            raise DataError(f"{index}:{number}: more cells than columns; quote a cell that contains a comma")
+        row = {name.strip(): cell.strip() for name, cell in row.items()}
         if empty := sorted(name for name in required if not row.get(name)):
             raise DataError(f"{index}:{number}: nothing in column(s) {', '.join(empty)}")
         yield number, row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -88,6 +89,8 @@ def export_onnx(model: nn.Module, output: str, path: Path, origin: Mapping[str, 
     Large weights are stored as float16 and widened while loading, which halves the file; they are rounded once here,
     so every runtime computes with the same values. Raises onnx.checker.ValidationError if the result isn't valid.
     """
+    # It says of every export that torchvision isn't there; nothing here needs it.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     example = torch.zeros((2, 256, 256), dtype=torch.uint8)
     program = torch.onnx.export(
         model.eval(),

@@ -16,7 +16,7 @@ from trainer.data import DataError, Slices
 from trainer.delivery import deliver
 from trainer.evaluation.figures import evaluate
 from trainer.export import Served, check_parity, export_models, try_int8
-from trainer.repository import MODELS, add_version, best_file, serve
+from trainer.repository import MODELS, add_version, best_file, configs, serve
 
 
 class Bound(BaseModel):
@@ -41,9 +41,13 @@ class Gate(RootModel[dict[str, Bound]]):
     def load(cls, path: Path) -> Gate:
         """Raises DataError naming what is wrong in the file."""
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+            gate = cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as problem:
-            raise DataError(f"{path}: not a gate file (figure: {{min: …}} or {{max: …}}): {problem}") from problem
+            reason = " ".join(str(problem).split())
+            raise DataError(f"{path}: not a gate file (figure: {{min: …}} or {{max: …}}): {reason}") from problem
+        if not gate.root:
+            raise DataError(f"{path}: names no figure: any model would pass")
+        return gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ def promote(
     """
     if missing := [model for model in MODELS if model not in models]:
         raise DataError(f"no checkpoint was trained for {', '.join(missing)}; Triton serves both models")
+    for model in MODELS:
+        configs(repository, model)  # before the work of minutes
     held_out = slices["val"]
     with tempfile.TemporaryDirectory() as scratch:
         folders = export_models(models, Path(scratch))

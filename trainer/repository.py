@@ -30,7 +30,7 @@ def add_version(repository: Path, model: str, files: Path) -> int:
     not at all; only then the digests are noted in the configurations as `sha256/<version>`, where the
     worker reads them: in each the digest of the file that it serves.
     """
-    configs = _configs(repository, model)
+    both = configs(repository, model)
     folder = repository / model
     known = versions(repository, model)
     if known:
@@ -43,7 +43,7 @@ def add_version(repository: Path, model: str, files: Path) -> int:
         if known:
             shutil.copy(folder / str(max(known)) / "model.py", new / "model.py")
         new.rename(folder / str(version))
-    for config in configs:
+    for config in both:
         _note(config, version, hashlib.sha256(served_file(config, version).read_bytes()).hexdigest())
     return version
 
@@ -53,7 +53,7 @@ def serve(repository: Path, model: str, version: int) -> None:
     if version not in versions(repository, model):
         known = ", ".join(map(str, versions(repository, model)))
         raise RepositoryError(f"{repository / model} has no version {version}; it has {known}")
-    for config in _configs(repository, model):
+    for config in configs(repository, model):
         text = _POLICY.sub("", config.read_text())
         line = f"version_policy: {{ specific {{ versions: [ {version} ] }} }}\n"
         _write(config, re.sub(r"(?m)^(max_batch_size: .*\n)", rf"\g<1>{line}", text, count=1))
@@ -67,15 +67,20 @@ def served(repository: Path, model: str) -> int:
     known = versions(repository, model)
     if not known:
         raise RepositoryError(f"{repository / model} has no version")
-    named = [_POLICY.search(config.read_text()) for config in _configs(repository, model)]
+    named = [_POLICY.search(config.read_text()) for config in configs(repository, model)]
     found = {known[-1] if match is None else int(match[1]) for match in named}
     if len(found) != 1:
-        raise RepositoryError(f"the two configurations of {repository / model} serve different versions: {found}")
+        raise RepositoryError(
+            f"the two configurations of {repository / model} serve different versions: {', '.join(map(str, sorted(found)))}; "
+            "`mristream rollback --to` one of them makes them agree"
+        )
     return found.pop()
 
 
 def versions(repository: Path, model: str) -> list[int]:
-    """The versions that are there, in order."""
+    """The versions that are there, in order. Raises RepositoryError if there is no such model."""
+    if not (repository / model).is_dir():
+        raise RepositoryError(f"{repository / model} is not there: is {repository} a model repository of mristream?")
     return sorted(int(path.name) for path in (repository / model).iterdir() if path.name.isdecimal())
 
 
@@ -98,12 +103,13 @@ def best_file(version_folder: Path) -> Path:
     return int8 if int8.exists() else version_folder / FLOAT_MODEL
 
 
-def _configs(repository: Path, model: str) -> list[Path]:
-    configs = [repository / model / "config.pbtxt", repository / model / "configs" / "cpu.pbtxt"]
-    for config in configs:
+def configs(repository: Path, model: str) -> list[Path]:
+    """The model's configurations, for GPUs and for CPUs. Raises RepositoryError if one isn't there."""
+    both = [repository / model / "config.pbtxt", repository / model / "configs" / "cpu.pbtxt"]
+    for config in both:
         if not config.is_file():
             raise RepositoryError(f"{config} is not there: is {repository} a model repository of mristream?")
-    return configs
+    return both
 
 
 def _note(config: Path, version: int, digest: str) -> None:

@@ -49,7 +49,10 @@ class RunLog:
         """Print, draw and log the epoch that has just finished, the last of `history`."""
         epoch = history[-1]
         figures = "  ".join(f"{name} {value:.3f}" for name, value in epoch.val.items())
-        say(f"epoch {epoch.number}/{of}, {epoch.side} px  loss {epoch.loss:.4f}  {figures}  {epoch.seconds:.0f} s")
+        batches = f"{epoch.batch_seconds / max(epoch.seconds, 1e-9):.0%} of it for batches"
+        say(
+            f"epoch {epoch.number}/{of}, {epoch.side} px  loss {epoch.loss:.4f}  {figures}  {epoch.seconds:.0f} s, {batches}"
+        )
         if self.board is None:
             # What a killed run wrote after its last saved state is being written again.
             self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=epoch.number)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trainer.augment import augment, meaningless
 from trainer.calibration import fit_temperature
-from trainer.checkpoint import Checkpoint, save_whole
+from trainer.checkpoint import Checkpoint, load_whole, save_whole
 from trainer.data import Slices
 from trainer.encoder import EfficientNetLite
 from trainer.losses import MaskLoss, ema_update, network_loss
@@ -58,12 +58,13 @@ class TrainingConfig(BaseModel):
 
 
 class Epoch(BaseModel):
-    """What one epoch came to."""
+    """What one epoch came to. `batch_seconds` of `seconds` went into making the batches, augmentation and all."""
 
     number: int
     side: int
     loss: float
     seconds: float
+    batch_seconds: float = 0.0
     val: dict[str, float]
 
 
@@ -117,7 +118,7 @@ class Trainer:
         self.step = 0  # of the stage
         self.order = torch.empty(0, dtype=torch.long)  # of the slices in this epoch
         self.loss_sum = torch.zeros((), device=self.device)  # over the epoch's steps so far
-        self.epoch_seconds = 0.0
+        self.epoch_seconds = self.batch_seconds = 0.0
         self._begin_stage()
         if (folder / "state.pt").exists():
             self._resume()
@@ -137,12 +138,13 @@ class Trainer:
                         side=stage.side,
                         loss=self.loss_sum.item() / self.steps_per_epoch,
                         seconds=self.epoch_seconds,
+                        batch_seconds=self.batch_seconds,
                         val=figures,
                     )
                 )
                 self.progress.epoch(self.history, epochs)
                 self.loss_sum.zero_()
-                self.epoch_seconds = 0.0
+                self.epoch_seconds = self.batch_seconds = 0.0
                 self._save_state()
             self.stage, self.step = self.stage + 1, 0
             self._begin_stage()
@@ -187,7 +189,10 @@ class Trainer:
             self.order = torch.randperm(len(images), generator=self.generator)
         for position in range(self.step % self.steps_per_epoch, self.steps_per_epoch):
             batch = self.order[position * size : (position + 1) * size]
-            loss = self._step(images[batch], masks[batch], labels[batch])
+            asked = self.clock()
+            inputs = self._batch(images[batch], masks[batch], labels[batch])
+            self.batch_seconds += self.clock() - asked
+            loss = self._step(*inputs)
             self.loss_sum += loss
             now = self.clock()
             self.epoch_seconds += now - began
@@ -197,16 +202,20 @@ class Trainer:
                 self._save_state()
                 saved = self.clock()
 
-    def _step(self, images: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
+    def _batch(self, images: Tensor, masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images float [N, 1, side, side] in 0–255, masks alike in 0–1, and labels, augmented."""
         x, y = augment(images.to(self.device).float(), masks.to(self.device).float() / 255, self.generator)
         blank = torch.rand(len(x), generator=self.generator) < self.config.meaningless
         if blank.any():
             x[blank.to(self.device)] = meaningless(x[blank.to(self.device)], self.generator)
             y[blank.to(self.device)] = 0
             labels = labels.masked_fill(blank, NOT_BRAIN_MRI)
+        return x, y, labels.to(self.device)
+
+    def _step(self, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16):
             output = self.network(x.squeeze(1))
-        loss = network_loss(output, y, labels.to(self.device), self.config.mask_loss)
+        loss = network_loss(output, y, labels, self.config.mask_loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
@@ -240,6 +249,7 @@ class Trainer:
             "order": self.order,
             "loss_sum": self.loss_sum,
             "epoch_seconds": self.epoch_seconds,
+            "batch_seconds": self.batch_seconds,
             "history": self.history_rows(),
         }
         if self.device.type == "cuda":
@@ -248,8 +258,11 @@ class Trainer:
 
     def _resume(self) -> None:
         file = self.folder / "state.pt"
-        state = torch.load(file, weights_only=True, map_location="cpu")
-        if state["identity"] != self.identity:
+        try:
+            state = load_whole(file.read_bytes())
+        except ValueError as problem:
+            raise ValueError(f"{file} is damaged: delete it, and the run begins again") from problem
+        if not isinstance(state, dict) or state.get("identity") != self.identity:
             raise ValueError(f"{file} belongs to another run (config or data differ): use another folder")
         self.stage, self.step = state["stage"], state["step"]
         self._begin_stage()
@@ -264,6 +277,8 @@ class Trainer:
         self.order = state["order"]
         self.loss_sum = state["loss_sum"].to(self.device)
         self.epoch_seconds = state["epoch_seconds"]
+        # States of earlier versions lack it.
+        self.batch_seconds = state.get("batch_seconds", 0.0)
         self.history = [Epoch.model_validate(row) for row in state["history"]]
 
 

@@ -17,6 +17,7 @@ from trainer.commands import export, rollback, train
 from trainer.evaluation.command import evaluate
 from trainer.plan.command import plan
 from workers import __version__
+from workers.capacity_command import plan_capacity
 from workers.dead_commands import dead
 from workers.errors import Unavailable, UserError
 from workers.settings import load_settings
@@ -256,6 +257,7 @@ main.add_command(export)
 main.add_command(evaluate)
 main.add_command(rollback)
 main.add_command(plan)
+main.add_command(plan_capacity)
 
 
 def _need_local_servers() -> None:

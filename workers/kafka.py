@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 LARGEST_MESSAGE = 64 * MIB
 # The client fetches ahead at most this much per consumer: enough to keep batches full, small beside the worker itself.
 FETCH_AHEAD_KIB = 32 * 1024
+# When that much has been fetched, the client pauses for this long before it looks whether there is room again. Its own
+# default, a second, is longer than a worker takes for 32 MiB of large scans: it would wait for most of each second.
+FETCH_PAUSE_MS = 50
 ADMIN_TIMEOUT_S = 15.0
 TURNED_AWAY_AFTER_S = 2.0
 Config = dict[str, str | int | float | bool | Callable[[KafkaError], None]]
@@ -67,6 +70,7 @@ def make_consumer(settings: KafkaSettings) -> Consumer:
         # nothing, twice a second at most.
         "enable.partition.eof": True,
         "queued.max.messages.kbytes": FETCH_AHEAD_KIB,
+        "fetch.queue.backoff.ms": FETCH_PAUSE_MS,
         "fetch.wait.max.ms": 500,
         "fetch.message.max.bytes": 8 * MIB,
         "receive.message.max.bytes": 2 * LARGEST_MESSAGE,

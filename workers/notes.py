@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
 
 from workers.caution import CLOSED, Note
 from workers.checkpoint import CALL_TIMEOUT_S, Member, Publisher
@@ -37,7 +37,7 @@ class Notebook:
 
         Those in which no scan waits count as closed: nobody has died of nothing.
         """
-        found = [f if f.offset < f.end else replace(f, note=CLOSED) for f in self._read(member, partitions)]
+        found = _find(member.consumer, self._committed(member, partitions))
         opened = [
             _place(f.partition, f.offset, Note(f.note.opened + 1, f.note.begun)) for f in found if f.offset < f.end
         ]
@@ -50,17 +50,50 @@ class Notebook:
 
     def close(self, member: Member, partitions: Sequence[Partition]) -> None:
         """Note that we leave these partitions in good order. A scan on which workers died stays known."""
-        left = [f for f in self._read(member, partitions) if f.note.opened and not f.note.begun]
-        self._publisher.commit(member, [_place(f.partition, f.offset, CLOSED) for f in left])
+        left = []
+        for place in self._committed(member, partitions):
+            note = Note.read(place.metadata)
+            if note.opened and not note.begun:
+                left.append(_place(_partition(place), place.offset, CLOSED))
+        self._publisher.commit(member, left)
 
-    def _read(self, member: Member, partitions: Sequence[Partition]) -> list[Found]:
-        found = []
-        for place in member.consumer.committed([TopicPartition(*p) for p in partitions], timeout=CALL_TIMEOUT_S):
-            first, end = member.consumer.get_watermark_offsets(place, timeout=CALL_TIMEOUT_S)
-            # Where nothing is committed yet, the consumer begins with what is there (auto.offset.reset=earliest).
-            offset = place.offset if place.offset >= 0 else first
-            found.append(Found(Partition(place.topic, place.partition), offset, end, Note.read(place.metadata)))
-        return found
+    def _committed(self, member: Member, partitions: Sequence[Partition]) -> list[TopicPartition]:
+        return member.consumer.committed([TopicPartition(*p) for p in partitions], timeout=CALL_TIMEOUT_S)
+
+
+def _find(consumer: Consumer, committed: Sequence[TopicPartition]) -> list[Found]:
+    """The notes of the partitions, as far as scans wait there."""
+    ends = _offsets(consumer, committed, OFFSET_END)
+    # Where nothing is committed yet, the consumer begins with what is there (auto.offset.reset=earliest).
+    firsts = _offsets(consumer, [place for place in committed if place.offset < 0], OFFSET_BEGINNING)
+    found = []
+    for place in committed:
+        partition = _partition(place)
+        offset = firsts.get(partition, place.offset)
+        note = Note.read(place.metadata) if offset < ends[partition] else CLOSED
+        found.append(Found(partition, offset, ends[partition], note))
+    return found
+
+
+def _offsets(consumer: Consumer, places: Sequence[TopicPartition], which: int) -> dict[Partition, int]:
+    """The offset after the last message of each partition (OFFSET_END), or of the first one (OFFSET_BEGINNING).
+
+    All in one request, which Kafka answers when it has answered the consumer's last fetch: in up to half a second where no
+    scans come. `get_watermark_offsets` would take as long for each partition.
+    """
+    if not places:
+        return {}
+    # The protocol asks "at which time?", and these two are among the answers.
+    asked = [TopicPartition(place.topic, place.partition, which) for place in places]
+    answered = consumer.offsets_for_times(asked, timeout=CALL_TIMEOUT_S)
+    for place in answered:
+        if place.error is not None:
+            raise KafkaException(place.error)
+    return {_partition(place): place.offset for place in answered}
+
+
+def _partition(place: TopicPartition) -> Partition:
+    return Partition(place.topic, place.partition)
 
 
 def _place(partition: Partition, offset: int, note: Note) -> TopicPartition:

@@ -26,9 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.latency import Stopwatch
 from benchmarks.peers.contestants import CONTESTANTS, ROOT, Contestant, Running
-from benchmarks.stand import machine, settings_for, small_slices, tree_cpu_s
+from benchmarks.processes import tree_cpu_s
+from benchmarks.stand import machine, settings_for, small_slices
+from benchmarks.stopwatch import Stopwatch
 from deploy.local.stack import Stack
 from workers.kafka import create_topics
 from workers.settings import KafkaSettings
@@ -38,8 +39,6 @@ _WARM_UP_TRY_S = 5.0
 _WARM_UP_TRIES = 12
 # Enough for every model, connection and batch size to have been used once.
 _WARM_UP_SCANS = 50
-# Nothing beside the 10 s and more that a backlog takes, and a hundredth of a core instead of a tenth.
-_FETCH_WAIT_MS = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ class Bench:
         create_topics(settings.kafka)
         make_stopwatch = partial(Stopwatch, settings.kafka, self._slices, contestant.message)
         with contestant.start(self._stack, folder, settings) as running:
-            with make_stopwatch("backlog", _FETCH_WAIT_MS) as watch:
+            with make_stopwatch("backlog") as watch:
                 _warm_up(watch, settings.kafka)
                 rate, core_ms = self._work_off(running, watch)
             if not arrivals_s:

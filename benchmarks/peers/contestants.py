@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.end_to_end import BATCH
-from benchmarks.latency import Message, scan_message
 from benchmarks.peers.environment import peer_python
 from benchmarks.peers.job import Job
+from benchmarks.stopwatch import Message, scan_message
 from deploy.local.server import Server
 from deploy.local.stack import Stack
 from deploy.local.worker import WorkerProcess

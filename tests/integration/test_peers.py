@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.chaos.watch import unpublished
-from benchmarks.latency import Stopwatch
 from benchmarks.peers.contestants import PeerProcess, job_for
 from benchmarks.stand import small_slices
+from benchmarks.stopwatch import Stopwatch
 from workers.kafka import create_topics
 from workers.settings import Settings
 from workers.topics import read_topic

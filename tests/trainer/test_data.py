@@ -120,9 +120,9 @@ def test_images_of_one_case_stay_in_one_split(tmp_path: Path) -> None:
 
     examples = read_non_brain_index(tmp_path / "index.csv")
 
-    places: dict[str, set[str]] = {}
+    places: dict[int, set[str]] = {}
     for example in examples:
-        places.setdefault(example.group, set()).add(example.split)
+        places.setdefault(int(example.id) % 40, set()).add(example.split)
     assert all(len(splits) == 1 for splits in places.values())
 
 
@@ -277,6 +277,71 @@ def test_a_small_tumour_that_is_not_white_is_refused_and_not_taken_for_none(
         load(read_folder(folder))
 
 
+def test_a_tumour_with_a_black_mask_is_refused_and_not_taken_for_none(folder: Path) -> None:
+    cv2.imwrite(str(folder / "masks/glioma/p0_0.png"), np.zeros((64, 64), np.uint8))
+
+    with pytest.raises(DataError, match=r"p0_0\.png: is black, and its slice a glioma"):
+        load(read_folder(folder))
+
+
+def test_a_slice_without_a_tumour_may_have_a_black_mask_and_no_other(folder: Path) -> None:
+    image = next((folder / "images/no_tumor").iterdir())
+    path = folder / "masks/no_tumor" / image.name
+    path.parent.mkdir()
+    cv2.imwrite(str(path), np.zeros((64, 64), np.uint8))
+    assert len(load(read_folder(folder))) == 22
+
+    write(path, mask=True)
+    with pytest.raises(DataError, match="shows a tumour, and its slice is labelled no_tumor"):
+        load(read_folder(folder))
+
+
+@pytest.mark.parametrize("white", [1, 255, 65535])
+def test_a_mask_of_16_bits_has_one_value_beside_0(folder: Path, white: int) -> None:
+    path = folder / "masks/glioma/p0_0.png"
+    as_8_bits = load(read_folder(folder)).masks
+    mask = (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint16) * np.uint16(white)  # type: ignore[operator]
+    cv2.imwrite(str(path), mask)
+    assert np.array_equal(load(read_folder(folder)).masks, as_8_bits)
+
+    mask[40:42, 40:42] = 2
+    cv2.imwrite(str(path), mask)
+    with pytest.raises(DataError, match=r"p0_0\.png: no mask"):
+        load(read_folder(folder))
+
+
+def test_a_jpeg_that_is_cut_short_is_refused_as_the_worker_refuses_it(folder: Path) -> None:
+    path = folder / "images/no_tumor/p2_0.png"
+    whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (256, 256), dtype=np.uint8))[1].tobytes()
+    path.write_bytes(whole)
+    load(read_folder(folder))
+    path.write_bytes(whole[:-200])
+
+    with pytest.raises(DataError, match=r"p2_0\.png: damaged"):
+        load(read_folder(folder))
+
+
+def test_dots_in_names_and_files_that_are_no_images_are_no_obstacle(folder: Path) -> None:
+    for kind in ("images", "masks"):
+        for name in ("p20.png", "p20.1.png", "p20.1.2_(é) [x].png"):
+            write(folder / kind / "glioma" / name, mask=kind == "masks")
+        (folder / kind / "glioma" / "p20.json").write_text("{}")
+        (folder / kind / "glioma" / "._p20.png").write_bytes(b"of another system")
+
+    examples = {example.image.name: example for example in read_folder(folder)}
+
+    assert len(examples) == 25
+    for name in ("p20.png", "p20.1.png", "p20.1.2_(é) [x].png"):
+        assert examples[name].mask == folder / "masks/glioma" / name
+
+
+def test_two_images_that_would_share_a_mask_are_refused(folder: Path) -> None:
+    write(folder / "images/glioma/p0_0.jpg")
+
+    with pytest.raises(DataError, match=r"p0_0\.png and p0_0\.jpg differ by their suffix only"):
+        read_folder(folder)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_a_white_mask_may_be_stored_in_colour_or_as_jpeg(folder: Path, suffix: str) -> None:
     write(folder / "images/glioma/p0_0.png", size=256)
@@ -321,6 +386,13 @@ def test_two_images_of_one_name_are_refused(folder: Path) -> None:
         refuse_same_names(read_folder(folder))
 
 
+def test_an_image_that_is_listed_twice_is_refused(index: Callable[..., Path]) -> None:
+    examples = read_brain_index(index({"image": "same.png"}, {"image": "same.png"}))
+
+    with pytest.raises(DataError, match=r"same\.png is listed twice"):
+        refuse_same_names(examples)
+
+
 def test_an_index_without_split_or_group_is_split_by_patient(tmp_path: Path) -> None:
     rows = [f"{n},a{n}.png,glioma,patient{n // 4}" for n in range(80)]
     (tmp_path / "index.csv").write_text("id,image,label,patient_id\n" + "\n".join(rows))
@@ -329,6 +401,16 @@ def test_an_index_without_split_or_group_is_split_by_patient(tmp_path: Path) -> 
 
     assert {example.group for example in examples} == {f"patient{n}" for n in range(20)}
     assert {example.split for example in examples} == {"train", "val"}
+    assert len({(example.group, example.split) for example in examples}) == 20
+
+
+def test_a_group_of_patients_that_may_be_one_goes_before_the_patient(tmp_path: Path) -> None:
+    rows = ["1,a.png,glioma,p1,g1", "2,b.png,glioma,p2,g1", "3,c.png,glioma,p3,", "4,d.png,glioma,,"]
+    (tmp_path / "index.csv").write_text("id,image,label,patient_id,group_id\n" + "\n".join(rows))
+
+    examples = read_brain_index(tmp_path / "index.csv")
+
+    assert [example.group for example in examples] == ["g1", "g1", "p3", "4"]
 
 
 @pytest.mark.parametrize(
@@ -340,6 +422,10 @@ def test_an_index_without_split_or_group_is_split_by_patient(tmp_path: Path) -> 
         (b"id,image,label\n1,a.png,\n", r"index\.csv:2: nothing in column\(s\) label"),
         (b"id,image,label\n1,a\xe9.png,glioma\n", "not UTF-8"),
         (b"", "missing: id, image, label"),
+        (b"id,image,label,split\n1,a.png,glioma,train\n2,b.png,glioma\n", "1 slices have no split"),
+        (b"id,image,label\n1,a,b.png,glioma\n", r"index\.csv:2: more cells than columns"),
+        (b'id,image,label\n1,a.png,glioma\n2,"b.png,glioma\n3,c.png,glioma\n', "no CSV after line 2"),
+        (b"id,image,label,primary\n1,a.png,glioma,1.0\n", "primary is '1.0'"),
         (b"id,image,label,spacing_mm\n1,a.png,glioma,wide\n", "spacing_mm is 'wide'"),
         (b"id,image,label,spacing_mm\n1,a.png,glioma,0;1\n", "spacing_mm is '0;1'"),
     ],
@@ -352,9 +438,10 @@ def test_an_index_that_can_not_be_used_says_why(tmp_path: Path, content: bytes, 
 
 
 def test_an_index_of_a_spreadsheet_program_is_read(tmp_path: Path) -> None:
-    content = "id,image,label,spacing_mm\r\n1,a.png,glioma,0.5;0.7\r\n"
+    content = ",id, image, label ,spacing_mm,primary\r\n0,1,a.png,glioma ,0.5;0.7,\r\n"
     (tmp_path / "index.csv").write_bytes(content.encode("utf-8-sig"))
 
     (example,) = read_examples(tmp_path / "index.csv")
 
-    assert (example.id, example.spacing_mm) == ("1", (0.5, 0.7))
+    assert (example.id, example.image, example.label) == ("1", tmp_path / "a.png", "glioma")
+    assert example.spacing_mm == (0.5, 0.7)

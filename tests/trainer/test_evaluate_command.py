@@ -77,6 +77,18 @@ def test_what_is_missing_is_said(tmp_path: Path, truth: Path) -> None:
     assert evaluate("--truth", truth).exit_code == 2
 
 
+def test_a_report_that_can_not_be_written_is_named(tmp_path: Path, truth: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    found = evaluate(
+        "--truth", truth, "--model-repository", ROOT / "model_repository", "--out", tmp_path / "file" / "out"
+    )
+
+    assert found.exit_code == 2
+    assert f"{tmp_path / 'file' / 'out'}" in found.output
+    assert "Not a directory" in found.output
+
+
 def test_a_split_without_slices_is_named(truth: Path) -> None:
     found = evaluate("--truth", truth, "--model-repository", ROOT / "model_repository", "--split", "external")
 

@@ -154,8 +154,9 @@ def test_truth_of_zeros_and_ones_is_read_as_training_reads_it(case: Case) -> Non
     assert masks.pixels.true_positive == 100
 
 
-def test_a_tumour_that_is_turned_away_counts_as_missed(case: Case) -> None:
-    case.add("glioma", square(0), None, status=Status.UNCERTAIN)
+@pytest.mark.parametrize("status", [Status.UNCERTAIN, Status.NOT_BRAIN_MRI, Status.REJECTED])
+def test_a_tumour_that_is_turned_away_counts_as_missed(case: Case, status: Status) -> None:
+    case.add("glioma", square(0), None, status=status)
 
     found = evaluate(case.results, case.examples, "test")
 
@@ -163,6 +164,9 @@ def test_a_tumour_that_is_turned_away_counts_as_missed(case: Case) -> None:
     assert found.first_expert.dice.value == 0
     assert found.first_expert.without_boundary == 1
     assert found.turned_away == 1
+    assert found.false_reject is not None
+    assert found.false_reject.value == 1
+    assert found.confusion["glioma"][status] == 1
 
 
 def test_a_slice_without_result_is_counted_and_not_passed_over(case: Case) -> None:
@@ -258,6 +262,65 @@ def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str) -> None:
 
     with pytest.raises(DataError, match=r"results.jsonl:1: no result"):
         read_results(tmp_path / "results.jsonl")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{\x00}\x00\n", '"é"'.encode("latin-1")])
+def test_results_that_are_no_utf_8_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "results.jsonl").write_bytes(content)
+
+    with pytest.raises(DataError, match=r"results.jsonl:1: no result"):
+        read_results(tmp_path / "results.jsonl")
+
+
+def test_of_a_scan_that_was_sent_twice_the_last_result_counts_and_two_scans_of_one_name_are_refused(
+    tmp_path: Path,
+) -> None:
+    def write(*lines: tuple[str, Status]) -> Path:
+        results = (ScanResult(scan_id="s", source=source, status=status) for source, status in lines)
+        text = "\n".join(result.model_dump_json() for result in results)
+        (tmp_path / "results.jsonl").write_bytes(f"{text}\r\n\n".encode("utf-8-sig"))
+        return tmp_path / "results.jsonl"
+
+    twice = write(("file:///a/1.png", Status.UNCERTAIN), ("file:///a/1.png", Status.SEGMENTED))
+    assert read_results(twice)["1.png"].status == Status.SEGMENTED
+
+    ambiguous = write(("file:///a/1.png", Status.SEGMENTED), ("file:///b/1.png", Status.SEGMENTED))
+    with pytest.raises(DataError, match=r"jsonl:2: file:///b/1\.png and file:///a/1\.png have the same file name"):
+        read_results(ambiguous)
+
+
+def test_results_of_other_slices_give_no_figures(case: Case) -> None:
+    case.add("glioma", square(0), square(0), said="glioma")
+    others = {f"other-{name}": result for name, result in case.results.items()}
+
+    with pytest.raises(DataError, match=r"none of the 1 results is of a slice in the split 'test'.* 0\.png"):
+        evaluate(others, case.examples, "test")
+
+
+def test_a_mask_that_is_not_in_a_local_file_is_not_looked_for_there(case: Case) -> None:
+    case.add("glioma", square(0), square(0), said="glioma")
+    (result,) = case.results.values()
+    assert result.mask is not None
+    elsewhere = result.mask.model_copy(update={"uri": result.mask.uri.replace("file://", "s3://bucket")})
+    case.results["0.png"] = result.model_copy(update={"mask": elsewhere})
+
+    with pytest.raises(DataError, match="only masks in local files"):
+        evaluate(case.results, case.examples, "test")
+
+
+def test_a_black_mask_of_a_slice_without_a_tumour_changes_no_figure(case: Case) -> None:
+    case.add("glioma", square(0), square(5), said="glioma")
+    case.add("no_tumor", None, np.zeros((64, 64), np.bool_))
+    plain = evaluate(case.results, case.examples, "test")
+    black = save(case.folder / "black.png", np.zeros((64, 64), np.bool_))
+    case.examples[1] = replace(case.examples[1], mask=black, second_mask=black)
+
+    assert evaluate(case.results, case.examples, "test") == plain
+    case.examples[0] = replace(case.examples[0], mask=black)
+    with pytest.raises(DataError, match=r"black\.png: is black, and its slice a glioma"):
+        evaluate(case.results, case.examples, "test")
+    assert plain.first_expert is not None
+    assert plain.first_expert.dice.value == 0.5
 
 
 def test_results_are_read_as_the_platform_writes_them(tmp_path: Path) -> None:

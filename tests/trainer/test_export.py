@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -13,12 +14,13 @@ import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
+from numpy.typing import NDArray
 
 from tests.trainer.slices import made_slices
 from trainer.checkpoint import Checkpoint
 from trainer.data import DataError, Example, Slices, load
-from trainer.evaluation.figures import read_results
-from trainer.export import assemble, check_parity, export_models, run_onnx, try_int8
+from trainer.evaluation.figures import Evaluation, read_results
+from trainer.export import Int8, Served, assemble, check_parity, export_models, run_onnx, try_int8
 from trainer.models import ModelConfig, Network
 from trainer.onnx_export import Mirror, ServedClassifier, ServedUNet, export_onnx, origin_of
 from trainer.promotion import Gate, judge, promote
@@ -209,6 +211,13 @@ def test_parity_is_measured_and_a_file_of_another_network_is_refused(tmp_path: P
     with pytest.raises(DataError, match="differ from the checkpoint"):
         check_parity(models, folders, images)
 
+    classifier = {"brain_mri_classifier": models["brain_mri_classifier"]}
+    check_parity(classifier, folders, images)
+    for other in (ServedClassifier([lively()], [1.0]), ServedClassifier([lively()], [float("nan")])):
+        export_onnx(other, "probabilities", folders["brain_mri_classifier"] / FLOAT_MODEL)
+        with pytest.raises(DataError, match="differ from the checkpoint"):
+            check_parity(classifier, folders, images)
+
 
 def test_8_bit_integers_are_kept_where_the_masks_stay(tmp_path: Path, trained: Path) -> None:
     models = assemble([Checkpoint.load(trained)] * 2, mirror="alternate")
@@ -224,6 +233,36 @@ def test_8_bit_integers_are_kept_where_the_masks_stay(tmp_path: Path, trained: P
     decoders = 2 * 2 * len(SMALL.decoder)
     assert sum(set(node.input[:2]) <= in_8_bits for node in graph.node if node.op_type == "Conv") >= decoders
     assert origin_of(folder / INT8_MODEL).items() >= models["tumor_unet"].origin.items()
+
+
+@pytest.mark.parametrize(
+    ("dice", "accepted"), [(0.80, True), (0.7451, True), (0.745, False), (0.7449, False), (float("nan"), False)]
+)
+def test_8_bit_integers_may_cost_less_than_5_thousandths_of_dice(dice: float, accepted: bool) -> None:
+    assert Int8(dice, 0.75).accepted is accepted
+
+
+def test_8_bit_integers_are_judged_by_the_slices_with_a_tumour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six of eight here. An empty mask stays empty, whatever is lost elsewhere."""
+    slices = made_slices(8)
+    worse = slices.masks.copy()
+    for mask in worse:
+        ones = np.flatnonzero(mask)
+        mask.flat[ones[: round(0.012 * len(ones))]] = 0  # a Dice of 0.994
+
+    def answer(path: Path, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        chosen = [next(i for i, known in enumerate(slices.images) if np.array_equal(known, image)) for image in images]  # fmt: skip
+        return (worse if path.name == INT8_MODEL else slices.masks)[chosen] * np.uint8(255)
+
+    monkeypatch.setattr("trainer.export.quantise", lambda _source, _images, path: path.write_bytes(b""))
+    monkeypatch.setattr("trainer.export.run_onnx", answer)
+
+    outcome = try_int8(tmp_path, slices.images, slices)
+
+    assert outcome.float_dice == 1
+    assert outcome.dice == pytest.approx(0.994, abs=5e-4)
+    assert not outcome.accepted
+    assert not (tmp_path / INT8_MODEL).exists()
 
 
 def test_8_bit_integers_are_dropped_where_they_cost_dice(tmp_path: Path, trained: Path) -> None:
@@ -258,6 +297,13 @@ def test_a_figure_passes_within_its_bounds(bound: dict[str, float], passes: bool
     assert verdict.passed is passes
 
 
+@pytest.mark.parametrize("bound", [{"min": 0.0}, {"max": 1.0}])
+def test_a_figure_that_is_no_number_passes_no_bound(bound: dict[str, float]) -> None:
+    (verdict,) = judge(Gate.model_validate({"dice": bound}), {"dice": float("nan")})
+
+    assert not verdict.passed
+
+
 @pytest.mark.parametrize(
     "report", [{}, {"val": {}}, {"val": {"dice": None}}, {"val": {"dice": {"value": True}}}, {"val": 3}]
 )
@@ -276,8 +322,26 @@ def test_a_file_that_is_no_gate_is_named(tmp_path: Path, text: str) -> None:
         Gate.load(tmp_path / "gate.yaml")
 
 
-def test_the_shipped_gate_can_be_read() -> None:
-    assert "val.first_expert.dice.value" in Gate.load(REPOSITORY.parent / "trainer" / "gate.yaml").root
+def test_a_gate_that_everything_would_pass_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "gate.yaml").write_text("{}")
+
+    with pytest.raises(DataError, match="names no figure"):
+        Gate.load(tmp_path / "gate.yaml")
+
+
+def test_the_shipped_gate_judges_every_part_of_the_models_and_passes_nobody_who_was_not_judged() -> None:
+    gate = Gate.load(REPOSITORY.parent / "trainer" / "gate.yaml")
+    nothing_seen = Evaluation.model_validate(
+        {name: 0 if field.annotation is int else None for name, field in Evaluation.model_fields.items()}
+        | {"split": "val", "confusion": {}}
+    )
+
+    verdicts = judge(gate, {"val": nothing_seen.model_dump(mode="json")})
+
+    assert not any(verdict.passed for verdict in verdicts)
+    assert {verdict.name.split(".")[1] for verdict in verdicts} == {
+        "first_expert", "accuracy", "false_accept", "false_reject"
+    }  # fmt: skip
 
 
 def test_a_model_that_passes_is_served_and_one_command_takes_it_back(
@@ -372,6 +436,38 @@ def test_a_version_that_is_not_there_can_not_be_served(repository: Path) -> None
 def test_a_folder_that_is_no_model_repository_is_named(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="not there"):
         add_version(tmp_path, "tumor_unet", tmp_path)
+    slices = {"train": made_slices(1), "val": made_slices(1)}
+    both: dict[str, Served] = dict.fromkeys(MODELS)  # type: ignore[arg-type]
+    with pytest.raises(RepositoryError, match="not there"):
+        promote(both, slices, Gate({}), tmp_path / "report", tmp_path)
+
+
+def test_configurations_that_a_kill_left_apart_are_named_and_brought_together(repository: Path) -> None:
+    config = repository / "tumor_unet" / "config.pbtxt"
+    newest, older = versions(repository, "tumor_unet")[-1], versions(repository, "tumor_unet")[0]
+    config.write_text(config.read_text().replace(f"versions: [ {newest} ]", f"versions: [ {older} ]"))
+    rollback = ["rollback", "--model-repository", str(repository)]
+
+    refused = CliRunner().invoke(main, rollback)
+
+    assert refused.exit_code == 2
+    assert f"different versions: {older}, {newest}; `mristream rollback --to` one of them" in refused.output
+    assert CliRunner().invoke(main, [*rollback, "--to", str(newest)]).exit_code == 0
+    assert served(repository, "tumor_unet") == newest
+
+
+def test_a_model_repository_that_can_not_be_written_to_is_named(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+
+    found = CliRunner().invoke(main, ["rollback", "--model-repository", str(repository)])
+
+    assert found.exit_code == 2
+    assert found.output.strip() == f"error: {repository}: No space left on device"
 
 
 def test_there_is_nothing_before_the_first_version(repository: Path) -> None:

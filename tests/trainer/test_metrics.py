@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pytest
 import torch
@@ -132,6 +134,34 @@ def test_an_interval_holds_the_means_of_groups(rows: list[tuple[float, int]]) ->
     assert found.groups == len(set(groups))
     if found.groups == 1:
         assert found.low == pytest.approx(found.high)
+
+
+def test_the_interval_leaves_out_a_fortieth_on_either_side() -> None:
+    """Of 40 coins: the binomial distribution's 14 to 26 heads."""
+    found = figure([float(number % 2) for number in range(40)], [str(number) for number in range(40)])
+
+    assert found is not None
+    assert (found.low, found.high) == (pytest.approx(14 / 40, abs=0.01), pytest.approx(26 / 40, abs=0.01))
+
+
+def test_a_patient_weighs_as_much_as_it_has_slices() -> None:
+    values = [1.0] * 180 + [0.0] * 20
+    groups = [f"with nine slices {number // 9}" for number in range(180)] + [f"with one {n}" for n in range(20)]
+
+    found = figure(values, groups)
+
+    assert found is not None
+    assert found.low < found.value == 0.9 < found.high
+    assert found.high - found.low < 0.2
+
+
+def test_the_probability_of_a_difference_counts_both_sides() -> None:
+    """Of 40 slices 26 got better and 14 worse by the same: a binomial distribution with a share of 0.65."""
+    found = difference([0.0] * 40, [1.0] * 26 + [-1.0] * 14, [str(number) for number in range(40)])
+
+    assert found is not None
+    no_better = sum(comb(40, k) * 0.65**k * 0.35 ** (40 - k) for k in range(21))
+    assert found.p == pytest.approx(2 * no_better, abs=0.02)
 
 
 def test_a_planted_difference_is_found_and_noise_is_not() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +21,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
 from trainer.plan import cache
-from trainer.plan.builder import Profile
+from trainer.plan.builder import Profile, build
 from trainer.plan.cache import MANIFEST, PLAN, CachedPlan
 from trainer.plan.flavour import Flavour, find_flavour
 from trainer.plan.plans import Target, build_plan, sample_slices, target, verify_plan
@@ -142,6 +146,137 @@ def test_a_manifest_that_can_not_be_read_is_named() -> None:
     assert MANIFEST in found.output
 
 
+def edit(path: Path, change: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(change(path.read_bytes()))
+
+
+DAMAGE: dict[str, Callable[[Path, CachedPlan], object]] = {
+    "cut short": lambda folder, _: edit(folder / PLAN, lambda plan: plan[:-1]),
+    "empty": lambda folder, _: (folder / PLAN).write_bytes(b""),
+    "without its plan": lambda folder, _: (folder / PLAN).unlink(),
+    "without its manifest": lambda folder, _: (folder / MANIFEST).unlink(),
+    "manifest is no JSON": lambda folder, _: (folder / MANIFEST).write_text("{"),
+    "another digest": lambda folder, _: edit(
+        folder / MANIFEST, lambda text: text.replace(b'"plan_sha256": "', b'"plan_sha256": "0')
+    ),
+    "another model's": lambda folder, other: shutil.copytree(other.folder, folder, dirs_exist_ok=True),
+}
+
+
+def test_a_plan_that_is_damaged_or_of_another_model_is_refused_until_the_next_build(repository: Path) -> None:
+    wanted = unet(precision="fp32")
+    built, other = (
+        build_plan(each, sample_slices())
+        for each in (wanted, target(REPOSITORY, "brain_mri_classifier", find_flavour(), CAPABILITY, "fp32", Profile()))
+    )
+    good = built.read()
+    arguments = ("--model", "tumor_unet", "--precision", "fp32")
+
+    for how, damage in DAMAGE.items():
+        damage(built.folder, other)
+
+        refused = [plan(command, *arguments, repository=repository) for command in ("verify", "select")]
+        if how != "another model's":
+            refused.append(CliRunner().invoke(main, ["plan", "list"]))
+
+        for found in refused:
+            assert found.exit_code == 2, how
+            (line,) = found.stderr.splitlines()
+            assert built.folder.name in line, how
+            assert "`mristream plan build` makes it anew" in line, how
+        assert not list(repository.rglob(PLAN)), how
+        assert cache.get_or_build(wanted.key, lambda: (good, built.manifest)).read() == good, how
+    assert plan("select", *arguments, repository=repository).exit_code == 0
+
+
+def test_a_cache_that_can_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MRISTREAM_CACHE", str(tmp_path / ("x" * 300)))
+
+    found = plan("select", "--model", "tumor_unet")
+
+    assert found.exit_code == 2
+    assert "can't be read: File name too long" in found.output
+
+
+def test_what_a_killed_builder_had_all_but_finished_is_not_listed() -> None:
+    built = build_plan(unet(precision="fp32"), sample_slices())
+    built.folder.rename(built.folder.with_name(f"{built.folder.name}.new-abc"))
+
+    listed = CliRunner().invoke(main, ["plan", "list"])
+
+    assert listed.exit_code == 0
+    assert "no plan in" in listed.output
+
+
+def test_a_model_repository_that_can_not_be_written_to_is_named(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_plan(unet(precision="fp32"), sample_slices())
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("trainer.plan.plans.write_durably", read_only)
+    found = plan("select", "--model", "tumor_unet", "--precision", "fp32", repository=repository)
+
+    assert found.exit_code == 2
+    assert f"{PLAN} can't be written: Read-only file system" in found.output
+
+
+def test_half_precision_that_overflows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.plan.plans.likeness_of_files", lambda *_: float("nan"))
+
+    found = plan("build", "--model", "tumor_unet")
+
+    assert found.exit_code == 2
+    assert "loses too much in half precision" in found.output
+    assert not cache.all_plans()
+
+
+@pytest.mark.parametrize(("alike", "verified"), [(0.9901, True), (0.9899, False), (float("nan"), False)])
+def test_a_plan_that_answers_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch, alike: float, verified: bool
+) -> None:
+    """As on the GPU that it is for, which isn't here."""
+    images = sample_slices()
+    wanted = unet(precision="fp32")
+    built = build_plan(wanted, images)
+    monkeypatch.setattr("trainer.plan.plans.local_capability", lambda: CAPABILITY)
+    monkeypatch.setattr("trainer.plan.running.run_plan", lambda *_: images)
+    monkeypatch.setattr("trainer.export.run_onnx", lambda *_: images)
+    monkeypatch.setattr("trainer.plan.plans.likeness", lambda *_: alike)
+
+    if verified:
+        assert verify_plan(built, wanted, images, 0.99).likeness == alike
+    else:
+        with pytest.raises(UserError, match="answers otherwise"):
+            verify_plan(built, wanted, images, 0.99)
+
+
+def test_a_builder_that_does_not_start_says_why() -> None:
+    """TensorRT's bindings raise TypeError where there is no GPU, or no driver for it."""
+
+    class Logger:
+        Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
+
+    def no_gpu(log: Any) -> None:
+        log.log(1, "CUDA initialization failure with error: 100")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    flavour = Flavour("tensorrt", "11.0", SimpleNamespace(ILogger=Logger, Builder=no_gpu))
+
+    with pytest.raises(UserError, match="tensorrt can't start a builder: CUDA initialization failure"):
+        build(flavour, b"", CAPABILITY, Profile(), b"", ahead=False)
+
+
+def test_a_folder_that_is_no_model_repository_is_named(tmp_path: Path) -> None:
+    for command in (["plan", "build", "--compute-capability", CAPABILITY], ["rollback"]):
+        found = CliRunner().invoke(main, [*command, "--model-repository", str(tmp_path)])
+
+        assert found.exit_code == 2
+        assert "a model repository of mristream?" in found.output
+
+
 def test_a_plan_of_another_tensorrt_is_refused() -> None:
     built = build_plan(unet(), sample_slices())
     newer = Flavour("tensorrt_rtx", "99.0", find_flavour().module)
@@ -169,11 +304,13 @@ def test_select_says_what_is_missing(repository: Path) -> None:
     served_onnx(repository, "brain_mri_classifier").write_bytes(b"another network")
     other_weights = plan("select", repository=repository)
     not_to_verify = plan("verify", "--model", "tumor_unet", repository=repository, capability="8.6")
+    other_range = plan("select", "--precision", "fp32", "--best-batch", "8", "--max-batch", "32")
 
     assert other_gpu.exit_code == other_weights.exit_code == not_to_verify.exit_code == 2
     for found in (other_gpu, not_to_verify):
         assert "plan build --compute-capability 8.6" in " ".join(found.output.split())
     assert "no plan for brain_mri_classifier" in other_weights.output
+    assert "--precision fp32 --best-batch 8 --max-batch 32` makes one" in other_range.output
     assert not list(repository.rglob(PLAN))
 
 
@@ -210,19 +347,34 @@ def test_a_model_that_is_cut_short_is_named(repository: Path) -> None:
     assert not cache.all_plans()
 
 
-def test_an_operator_that_tensorrt_does_not_know_is_named_with_its_node(repository: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("learned", [True, False])
+def test_an_operator_that_tensorrt_does_not_know_is_named(repository: Path, precision: str, learned: bool) -> None:
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 256, 256])
-    answer = helper.make_tensor_value_info("probability", TensorProto.UINT8, ["batch", 256, 256])
-    node = helper.make_node("Sharpen", ["image"], ["probability"], name="sharpener", domain="example.org")
-    graph = helper.make_graph([node], "made up", [image], [answer])
+    answer = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["batch", 256, 256])
+    nodes = [
+        helper.make_node("Cast", ["image"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Sharpen", ["wide"], ["sharp"], name="sharpener", domain="example.org"),
+        helper.make_node("MatMul", ["sharp", "sharp"], ["answer"], name="product")
+        if learned
+        else helper.make_node("Identity", ["sharp"], ["answer"], name="same"),
+    ]
+    graph = helper.make_graph(nodes, "made up", [image], [answer])
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("example.org", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets), served_onnx(repository))
 
-    found = plan("build", "--model", "tumor_unet", "--precision", "fp32", repository=repository)
+    found = plan("build", "--model", "tumor_unet", "--precision", precision, repository=repository)
 
     assert found.exit_code == 2
-    assert "Sharpen" in found.output
-    assert "sharpener" in found.output
+    (line,) = found.stderr.splitlines()
+    if precision == "fp32":
+        assert "operator Sharpen" in line
+        assert "sharpener" in line
+    elif learned:
+        assert "Sharpen" in line
+    else:
+        assert "no learned layer" in line
+    assert not cache.all_plans()
 
 
 def test_a_plan_for_another_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -55,7 +56,7 @@ def test_a_folder_of_scans_becomes_a_checkpoint_with_pictures_of_its_way(tmp_pat
     assert left >= {"model.pt", "augmentation.png", "curves.png", "history.json", "tensorboard"}
     assert Checkpoint.load(tmp_path / "run" / "model.pt").model.width == 4
     assert "train: " in done.output
-    assert "epoch 1/1, 128 px" in done.output
+    assert re.search(r"epoch 1/1, 128 px .* \d+ s, \d+% of it for batches", done.output)
     assert train(tmp_path, scans).exit_code == 0, "a run that is through can be asked for again"
 
 
@@ -96,6 +97,15 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path, scans: Path, text: st
     assert done.exit_code == 2
     (line,) = done.output.strip().splitlines()
     assert line.startswith(f"error: {tmp_path / 'odd.yaml'}: ")
+
+
+def test_a_run_folder_that_can_not_be_made_is_named(tmp_path: Path, scans: Path) -> None:
+    (tmp_path / "run").symlink_to("/dev/null/run")
+
+    done = train(tmp_path, scans)
+
+    assert done.exit_code == 2
+    assert f"error: {tmp_path / 'run'}: " in done.output
 
 
 def test_one_patient_can_not_be_split(tmp_path: Path, scans: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -132,10 +132,24 @@ def test_a_killed_run_goes_on_to_bit_equal_weights(tmp_path: Path, die_after: in
     expected, found = weights_of(whole), weights_of(resumed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     kept, again = (
-        [epoch.model_dump(exclude={"seconds"}) for epoch in map(Epoch.model_validate, Checkpoint.load(path).history)]
+        [
+            epoch.model_dump(exclude={"seconds", "batch_seconds"})
+            for epoch in map(Epoch.model_validate, Checkpoint.load(path).history)
+        ]
         for path in (whole, resumed)
     )
     assert kept == again
+
+
+def test_the_time_for_batches_is_told_apart_from_the_networks(tmp_path: Path) -> None:
+    slices = made_slices(8)
+    progress = Silent()
+    now = iter(range(1000))
+
+    Trainer(small_config(stages=[{"side": 128, "epochs": 2}]), slices, slices, tmp_path, progress=progress, clock=lambda: float(next(now))).run()  # fmt: skip
+
+    # Two steps, and three looks at the clock in each: before the batch, after it, and after the step.
+    assert [(epoch.seconds, epoch.batch_seconds) for epoch in progress.history] == [(6, 2), (6, 2)]
 
 
 def test_a_run_that_is_killed_outright_goes_on(tmp_path: Path) -> None:
@@ -177,6 +191,34 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
         Trainer(small_config(), slices, slices, tmp_path, progress=Silent())
     with pytest.raises(ValueError, match="another run"):
         Trainer(small_config(stages=[{"side": 128, "epochs": 1}]), made_slices(5), slices, tmp_path, progress=Silent())
+    (tmp_path / "model.pt").rename(tmp_path / "state.pt")
+    with pytest.raises(ValueError, match="another run"):
+        Trainer(small_config(), slices, slices, tmp_path, progress=Silent())
+
+
+def edit(path: Path, change: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(change(path.read_bytes()))
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut short": lambda file: file[: len(file) // 2],
+    "empty": lambda _: b"",
+    "one bit of a weight": lambda file: file[: len(file) // 2] + bytes([file[len(file) // 2] ^ 1]) + file[len(file) // 2 + 1 :],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_state_or_checkpoint_is_named_and_never_used(tmp_path: Path, how: str) -> None:
+    slices = made_slices(4)
+    config = small_config(stages=[{"side": 128, "epochs": 1}])
+    finished = Trainer(config, slices, slices, tmp_path, progress=Silent()).run()
+    for name in ("state.pt", "model.pt"):
+        edit(tmp_path / name, DAMAGE[how])
+
+    with pytest.raises(ValueError, match=r"state\.pt is damaged: delete it, and the run begins again"):
+        Trainer(config, slices, slices, tmp_path, progress=Silent())
+    with pytest.raises(DataError, match=r"model\.pt: not a checkpoint .*, or damaged"):
+        Checkpoint.load(finished)
 
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:

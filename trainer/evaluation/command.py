@@ -80,6 +80,7 @@ def evaluate(
 ) -> None:
     """Score RESULTS, a results.jsonl with masks in local files, against expert masks and labels."""
     from trainer.data import DataError, read_examples, read_non_brain_index, refuse_same_names
+    from trainer.durable import file_error
     from trainer.evaluation import report
     from trainer.evaluation.figures import read_results
     from trainer.repository import RepositoryError
@@ -118,6 +119,8 @@ def evaluate(
         click.echo(printed, nl=False)
     except (DataError, RepositoryError) as problem:
         raise UserError(str(problem)) from problem
+    except OSError as problem:
+        raise file_error(problem, out) from problem
 
 
 def _deliver(repository: Path | None, examples: list[Example], folder: Path) -> dict[str, ScanResult]:

@@ -44,5 +44,5 @@ def compare(
 
 
 def _pairs(first: list[Scored], second: list[Scored]) -> list[tuple[Scored, Scored]]:
-    others = {scored.example.id: scored for scored in second}
-    return [(scored, others[scored.example.id]) for scored in first if scored.example.id in others]
+    others = {scored.example.image: scored for scored in second}
+    return [(scored, others[scored.example.image]) for scored in first if scored.example.image in others]

@@ -58,7 +58,7 @@ class PixelCurves(BaseModel):
 
 def pixel_curves(unet: Path, examples: Sequence[Example]) -> PixelCurves | None:
     """Run the U-Net, an ONNX file with output uint8 in steps of 1/255, on the slices with a tumour."""
-    tumors = [example for example in examples if example.mask is not None]
+    tumors = [example for example in examples if example.mask is not None and example.has_tumor]
     if not tumors:
         return None
     counts = []

@@ -7,6 +7,7 @@ empty mask; a slice without a result counts nowhere but in `missing`.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from trainer.data import DataError, Example, gray, read_mask
+from trainer.data import DataError, Example, gray, read_expert_mask, read_mask
 from trainer.evaluation.bootstrap import Figure, figure
 from trainer.evaluation.classes import ClassCalibration, calibrate
 from trainer.evaluation.masks import Mask, dice, hausdorff_95, iou, match_lesions
@@ -121,14 +122,25 @@ class Scored:
 
 
 def read_results(path: Path) -> dict[str, ScanResult]:
-    """Results of a `results.jsonl` by the file name of their source. Raises DataError naming the line."""
+    """Results of a `results.jsonl` by the file name of their source; of one that was sent twice, the last.
+
+    Raises DataError naming the line that is no result, or two sources with the same file name.
+    """
     results: dict[str, ScanResult] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().removeprefix(BOM_UTF8).split(b"\n"), start=1):
+        if not line.strip():
+            continue
         try:
             result = ScanResult.model_validate_json(line)
         except ValidationError as problem:
             raise DataError(f"{path}:{number}: no result of mristream") from problem
-        results[_file_name(result.source)] = result
+        name = _file_name(result.source)
+        if name in results and results[name].source != result.source:
+            raise DataError(
+                f"{path}:{number}: {result.source} and {results[name].source} have the same file name, by which results "
+                "find their slices: take one of them out"
+            )
+        results[name] = result
     return results
 
 
@@ -142,11 +154,19 @@ def score(results: dict[str, ScanResult], examples: Sequence[Example], split: st
 
 
 def evaluate(results: dict[str, ScanResult], examples: Sequence[Example], split: str) -> Evaluation:
-    """Figures of the split's examples. Raises DataError if the split is empty or a mask file can't be read."""
+    """Figures of the split's examples.
+
+    Raises DataError if the split is empty, if no result is of its slices, or if a mask file can't be read.
+    """
     chosen = [example for example in examples if example.split == split]
     if not chosen:
         there = ", ".join(sorted({example.split for example in examples}))
         raise DataError(f"no slice of the truth is in the split {split!r}; there are {there}")
+    if not any(example.image.name in results for example in chosen):
+        raise DataError(
+            f"none of the {len(results)} results is of a slice in the split {split!r}: its images are called "
+            f"{chosen[0].image.name} and so on"
+        )
     scored = score(results, chosen, split)
     others = [(e, results[e.image.name]) for e in chosen if e.label == "not_brain_mri" and e.image.name in results]
     everything = [(s.example, s.result) for s in scored] + others
@@ -265,16 +285,24 @@ def _share(
 
 
 def _scored(example: Example, result: ScanResult) -> Scored:
-    truth = read_mask(example.mask) if example.mask else None
-    second = read_mask(example.second_mask) if example.second_mask else None
+    experts = [read_expert_mask(path, example) if path else None for path in (example.mask, example.second_mask)]
+    # A slice without a tumour may come with a mask too, a black one.
+    truth, second = experts if example.has_tumor else (None, None)
     if result.mask is not None:
-        mask = read_mask(Path(unquote(urlparse(result.mask.uri).path)))
+        mask = read_mask(_local(result.mask.uri))
     else:
         mask = np.zeros(gray(example.image).shape if truth is None else truth.shape, np.bool_)
     for expert in (truth, second):
         if expert is not None and mask.shape != expert.shape:
             raise DataError(f"{example.id}: the mask is {mask.shape}, the truth {expert.shape}: not the same image?")
     return Scored(example, result, mask, truth, second)
+
+
+def _local(uri: str) -> Path:
+    place = urlparse(uri)
+    if place.scheme != "file":
+        raise DataError(f"{uri}: only masks in local files can be judged (`--store file:///folder`): copy it here")
+    return Path(unquote(place.path))
 
 
 def _there(mask: Mask | None) -> Mask:

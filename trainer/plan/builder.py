@@ -33,9 +33,12 @@ def build(
     """
     trt = flavour.module
     log = _Log.make(trt)
-    builder = trt.Builder(log)
-    if builder is None:
-        raise UserError(f"{flavour.name} can't start a builder: {log.last or 'no GPU, or no driver for it'}")
+    try:
+        builder = trt.Builder(log)
+    except TypeError as problem:  # "factory function returned nullptr"
+        raise UserError(
+            f"{flavour.name} can't start a builder: {log.last or 'no GPU, or no driver for it'}"
+        ) from problem
     flags = trt.NetworkDefinitionCreationFlag
     strongly_typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
     network = builder.create_network(strongly_typed)

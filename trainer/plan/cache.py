@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deploy.local.cache import cache_folder, cached
+from trainer.durable import write_durably
 from workers.errors import UserError
 
 PLAN, MANIFEST = "model.plan", "manifest.json"
+_MADE_ANEW = "`mristream plan build` makes it anew"
 
 
 class Key(BaseModel):
@@ -61,18 +62,16 @@ class CachedPlan:
         try:
             return cls(folder, Manifest.model_validate_json((folder / MANIFEST).read_bytes()))
         except (OSError, ValidationError) as problem:
-            raise UserError(f"{folder / MANIFEST} can't be read; delete {folder} and build again") from problem
+            raise UserError(f"{folder / MANIFEST} can't be read: {_MADE_ANEW}") from problem
 
     def read(self) -> bytes:
         """The plan's bytes. Raises UserError if they aren't those that were built."""
         try:
             plan = (self.folder / PLAN).read_bytes()
         except OSError as problem:
-            raise UserError(f"{self.folder / PLAN} can't be read; delete {self.folder} and build again") from problem
+            raise UserError(f"{self.folder / PLAN} can't be read: {_MADE_ANEW}") from problem
         if hashlib.sha256(plan).hexdigest() != self.manifest.plan_sha256:
-            raise UserError(
-                f"{self.folder / PLAN} is corrupted: its digest is not that of {MANIFEST}; delete {self.folder} and build again"
-            )
+            raise UserError(f"{self.folder / PLAN} is corrupted, its digest is not that of {MANIFEST}: {_MADE_ANEW}")
         return plan
 
 
@@ -81,39 +80,53 @@ def plans_folder() -> Path:
     return cache_folder() / "plans"
 
 
+def plan_folders() -> list[Path]:
+    """Every plan's folder, by name; what a builder has begun is none."""
+    return sorted(path for path in plans_folder().glob("*") if path.is_dir() and ".new-" not in path.name)
+
+
 def all_plans() -> list[CachedPlan]:
-    """Every plan, by name."""
-    return [CachedPlan.load(path.parent) for path in sorted(plans_folder().glob(f"*/{MANIFEST}"))]
+    """Every plan, by name. Raises UserError naming one whose manifest can't be read."""
+    return [CachedPlan.load(folder) for folder in plan_folders()]
 
 
 def get(key: Key) -> CachedPlan | None:
-    """The plan with this key, or None."""
+    """The plan with this key, or None. Raises UserError if what lies in its place can't be read, or is another's."""
     folder = plans_folder() / key.name
-    return CachedPlan.load(folder) if folder.exists() else None
+    try:
+        if not folder.exists():
+            return None
+    except OSError as problem:
+        raise UserError(f"{folder} can't be read: {problem.strerror}") from problem
+    plan = CachedPlan.load(folder)
+    if plan.manifest.key != key:
+        other = plan.manifest.key
+        raise UserError(
+            f"{folder} holds another plan (of {other.model}, ONNX {other.onnx_sha256[:12]}, {other.flavour} "
+            f"{other.version}, compute capability {other.capability}): {_MADE_ANEW}"
+        )
+    return plan
 
 
 def get_or_build(key: Key, build: Callable[[], tuple[bytes, Manifest]]) -> CachedPlan:
     """The plan with this key. Of several builders one builds, and the others wait for its plan; one that is killed leaves
-    nothing that is ever taken for a plan, and blocks nobody."""
+    nothing that is ever taken for a plan, and blocks nobody. A plan that is no longer whole is built anew."""
 
     def make(folder: Path) -> None:
         plan, manifest = build()
         write_durably(folder / PLAN, plan)
         write_durably(folder / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
 
-    return CachedPlan.load(cached(f"plans/{key.name}", make))
+    def intact(_: Path) -> bool:
+        try:
+            plan = get(key)
+            return plan is not None and bool(plan.read())
+        except UserError:
+            return False
+
+    return CachedPlan.load(cached(f"plans/{key.name}", make, intact))
 
 
 def timing_cache(key: Key) -> Path:
     """Where the measurements of this builder on this GPU are kept: later builds needn't repeat them."""
     return plans_folder() / f"{key.flavour}-{key.version}-sm{key.capability.replace('.', '')}.timing"
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Whole or not at all, and on the disk when this returns."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

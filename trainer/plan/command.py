@@ -98,11 +98,17 @@ def verify(context: click.Context, /, least: float, **options: Any) -> None:
 
 @plan.command("list")
 def list_plans() -> None:
-    """List the plans in the cache."""
-    from trainer.plan.cache import all_plans, plans_folder
+    """List the plans in the cache, and name those that are no longer whole."""
+    from trainer.plan.cache import CachedPlan, plan_folders, plans_folder
 
-    plans = all_plans()
-    if not plans:
+    plans, problems = [], []
+    for folder in plan_folders():
+        try:
+            plans.append(CachedPlan.load(folder))
+            plans[-1].read()
+        except UserError as problem:
+            problems.append(str(problem))
+    if not plans and not problems:
         say(f"no plan in {plans_folder()}")
         return
     print_row("MODEL", "ONNX", "TENSORRT", "GPU", "PRECISION", "BATCHES", "MB", "PLAN")
@@ -120,6 +126,8 @@ def list_plans() -> None:
             megabytes,
             str(found.folder),
         )
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 @plan.command()

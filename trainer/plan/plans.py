@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from trainer.data import gray
+from trainer.durable import write_durably
 from trainer.plan import cache
 from trainer.plan.builder import Profile, build
 from trainer.plan.cache import CachedPlan, Key, Manifest
@@ -98,7 +99,7 @@ def build_plan(wanted: Target, images: NDArray[np.uint8]) -> CachedPlan:
             ahead=wanted.flavour.builds_ahead,
         )
         seconds = round(time.monotonic() - began, 2)
-        cache.write_durably(timing, measured)
+        write_durably(timing, measured)
         digest = hashlib.sha256(plan).hexdigest()
         return plan, Manifest(key=key, plan_sha256=digest, bytes=len(plan), build_seconds=seconds, likeness=alike)
 
@@ -111,16 +112,23 @@ def _graph(wanted: Target, images: NDArray[np.uint8]) -> tuple[bytes, float]:
         onnx.checker.check_model(model)
     except Exception as problem:  # protobuf's own errors share no base class
         raise UserError(
-            f"{wanted.onnx} is no ONNX model: {str(problem).strip() or type(problem).__name__}"
+            f"{wanted.onnx} is no ONNX model: {' '.join(str(problem).split()) or type(problem).__name__}"
         ) from problem
     if wanted.precision == "fp32":
         return model.SerializeToString(), 1.0
-    half = in_half(model).SerializeToString()
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "half.onnx"
-        path.write_bytes(half)
-        alike = likeness_of_files(wanted.onnx, path, images)
-    if alike < LEAST_LIKENESS:
+    try:
+        half = in_half(model).SerializeToString()
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "half.onnx"
+            path.write_bytes(half)
+            alike = likeness_of_files(wanted.onnx, path, images)
+    except Exception as problem:  # those of ONNX Runtime neither
+        raise UserError(
+            f"{wanted.onnx} can't be tried in half precision: {' '.join(str(problem).split())}; --precision fp32 builds "
+            "it as it is"
+        ) from problem
+    # Half precision that overflows is like nothing: not a number.
+    if not alike >= LEAST_LIKENESS:
         raise UserError(
             f"{wanted.model} loses too much in half precision (likeness {alike:.4f}, at least {LEAST_LIKENESS}): "
             "build with --precision fp32"
@@ -135,9 +143,18 @@ def find_plan(wanted: Target) -> CachedPlan:
         raise UserError(
             f"no plan for {wanted.model} version {wanted.version} on compute capability {wanted.capability} with "
             f"{wanted.flavour.name} {wanted.flavour.version}, {wanted.precision}, batches {wanted.profile}: "
-            f"`mristream plan build --compute-capability {wanted.capability}` makes one"
+            f"`{_build_command(wanted)}` makes one"
         )
     return plan
+
+
+def _build_command(wanted: Target) -> str:
+    usual = Profile()
+    options = f"--compute-capability {wanted.capability}"
+    options += f" --precision {wanted.precision}" * (wanted.precision != "fp16")
+    options += f" --best-batch {wanted.profile.best}" * (wanted.profile.best != usual.best)
+    options += f" --max-batch {wanted.profile.largest}" * (wanted.profile.largest != usual.largest)
+    return f"mristream plan build {options}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +187,7 @@ def verify_plan(plan: CachedPlan, wanted: Target, images: NDArray[np.uint8], lea
     from trainer.plan.running import run_plan
 
     alike = likeness(run_onnx(wanted.onnx, images), run_plan(wanted.flavour, content, images))
-    if alike < least:
+    if not alike >= least:
         raise UserError(
             f"{plan.folder.name} answers otherwise than {wanted.onnx}: likeness {alike:.4f}, at least {least}"
         )
@@ -180,10 +197,14 @@ def verify_plan(plan: CachedPlan, wanted: Target, images: NDArray[np.uint8], lea
 def select_plan(wanted: Target) -> Path:
     """Put the plan that fits into the model repository, as `<version>/model.plan`, and return its path.
 
-    Raises UserError saying which plan is missing and how to build it.
+    Raises UserError saying which plan is missing and how to build it, or why the repository can't be written to.
     """
     destination = wanted.onnx.with_name(cache.PLAN)
-    cache.write_durably(destination, find_plan(wanted).read())
+    plan = find_plan(wanted).read()
+    try:
+        write_durably(destination, plan)
+    except OSError as problem:
+        raise UserError(f"{destination} can't be written: {problem.strerror}") from problem
     return destination
 
 

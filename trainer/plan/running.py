@@ -29,9 +29,11 @@ def run_plan(flavour: Flavour, plan: bytes, images: NDArray[np.uint8]) -> NDArra
         )
     (output,) = (name for name in map(engine.get_tensor_name, range(engine.num_io_tensors)) if name != INPUT)
     kinds = {trt.DataType.UINT8: torch.uint8, trt.DataType.FLOAT: torch.float32}
+    _, _, (largest, *_) = engine.get_tensor_profile_shape(INPUT, 0)
+    size = min(_BATCH, largest)
     answers = []
-    for start in range(0, len(images), _BATCH):
-        batch = torch.from_numpy(images[start : start + _BATCH]).cuda().contiguous()
+    for start in range(0, len(images), size):
+        batch = torch.from_numpy(images[start : start + size]).cuda().contiguous()
         context.set_input_shape(INPUT, tuple(batch.shape))
         answer = torch.empty(
             tuple(context.get_tensor_shape(output)), dtype=kinds[engine.get_tensor_dtype(output)], device="cuda"

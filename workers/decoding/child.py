@@ -13,6 +13,7 @@ import sys
 
 import cv2
 
+from workers.allocator import return_freed_memory
 from workers.decoding.dicom import decode_dicom
 from workers.decoding.formats import Format, identify
 from workers.decoding.image import decode_jpeg, decode_png
@@ -70,6 +71,8 @@ def main() -> None:
     """Take the connection and the limits from the command line, and serve."""
     connection, limits = socket.socket(fileno=int(sys.argv[1])), Limits.from_json(sys.argv[2])
     cv2.setNumThreads(1)
+    # Kept, the memory of one large file would look like a leak, and the child be replaced after each of them.
+    return_freed_memory()
     confine(limits.memory_bytes)
     with contextlib.suppress(Disconnected):  # the worker is done, or dead
         serve(connection, limits)
