@@ -309,8 +309,8 @@ class WorkerSettings(Group):
         10.0, gt=0, description="partitions that go to another worker are finished within this time or left to it"
     )
     checkpoint_interval_s: float = Field(
-        # A commit costs Kafka and the worker about 8 core-ms: 2 % of a core, and little beside the wait in a backlog.
-        0.5,
+        # A commit costs Kafka and the worker about 8 core-ms: 3 % of a core, and little beside the wait in a backlog.
+        0.25,
         gt=0,
         description="longest time between a finished scan and its publication; without a backlog it is published at once",
     )

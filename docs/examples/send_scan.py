@@ -28,6 +28,8 @@ def main(bootstrap_servers: str, file: str, patient_key: str | None = None) -> s
         {
             "bootstrap.servers": bootstrap_servers,
             "enable.idempotence": True,
+            # With more on their way, a scan that a broker refuses may be reported as delivered.
+            "max.in.flight.requests.per.connection": 1,
             # The client's own limit is 1 MB.
             "message.max.bytes": 32 * 1024 * 1024,
         }
