@@ -161,7 +161,8 @@ class Worker:
                     other.yielded += other is not lane
                 return True
             self._caught_up |= lane.name is LaneName.ROUTINE
-        self._caution.nothing_came()
+        if not self._progress.unpublished():  # else it was our turn to wait, not that nothing was there
+            self._caution.nothing_came()
         return False
 
     def _has_room(self, lane: Lane) -> bool:

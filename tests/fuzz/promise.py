@@ -86,8 +86,10 @@ def _children() -> list[int]:
 
 
 def _peak(child: int) -> int:
-    """The most that a child ever had in memory."""
+    """The most that a child ever had in memory; 0 for one that is not yet itself: until then it shares ours."""
     try:
+        if b"workers.decoding.child" not in Path(f"/proc/{child}/cmdline").read_bytes():
+            return 0
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{child}/status").read_text().splitlines())
         return int(status["VmHWM"].split()[0]) * 1024
     except (OSError, KeyError):  # it ended meanwhile
