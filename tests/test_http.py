@@ -20,9 +20,7 @@ def get(server: HealthServer, path: str) -> tuple[int, bytes]:
 def test_metrics_and_health_are_served() -> None:
     metrics, missing = Metrics(), {"triton": 12.34}
     metrics.scans.labels("segmented", "stat").inc(3)
-    server = HealthServer(
-        "127.0.0.1", 0, registry=metrics.registry, turned_at=time.monotonic, not_ready=lambda: missing
-    )
+    server = HealthServer("127.0.0.1", 0, metrics=metrics, turned_at=time.monotonic, not_ready=lambda: missing)
     with server:
         assert b'mristream_scans_total{lane="stat",status="segmented"} 3.0' in get(server, "/metrics")[1]
         assert get(server, "/healthz")[0] == 200
@@ -38,6 +36,6 @@ def test_metrics_and_health_are_served() -> None:
 
 def test_a_loop_that_hangs_is_not_alive() -> None:
     stuck = time.monotonic() - HUNG_AFTER_S - 1
-    server = HealthServer("127.0.0.1", 0, registry=Metrics().registry, turned_at=lambda: stuck, not_ready=dict)
+    server = HealthServer("127.0.0.1", 0, metrics=Metrics(), turned_at=lambda: stuck, not_ready=dict)
     with server:
         assert get(server, "/healthz")[0] == 503

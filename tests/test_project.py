@@ -17,7 +17,7 @@ from workers import messages
 from workers.cli import main as command_line
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/monitoring/*.md")])
 LOCKS = sorted(ROOT.glob("requirements/*.txt"))
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # In pieces, so that this file may be searched too.
@@ -141,10 +141,11 @@ def test_links_in_documents_lead_somewhere(document: Path) -> None:
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
-def test_the_list_of_settings_is_up_to_date() -> None:
-    page = runpy.run_path(str(ROOT / "docs" / "write_settings.py"))["settings_page"]()
+@pytest.mark.parametrize("name", ["settings", "metrics"])
+def test_documents_that_come_from_the_code_are_up_to_date(name: str) -> None:
+    page = runpy.run_path(str(ROOT / "docs" / f"write_{name}.py"))[f"{name}_page"]()
 
-    assert (ROOT / "docs" / "settings.md").read_text() == page, "run `make docs`"
+    assert (ROOT / "docs" / f"{name}.md").read_text() == page, "run `make docs`"
 
 
 def test_the_description_of_messages_has_every_field_and_value() -> None:

@@ -31,11 +31,11 @@ def deliver(classifier: Path, unet: Path, examples: Sequence[Example], folder: P
     for portion in _portions(examples):
         images = load(portion).images
         classes = run_onnx(classifier, images)
-        masks = run_onnx(unet, images) >= THRESHOLD_STEP
-        for example, probabilities, mask in zip(portion, classes, masks, strict=True):
+        steps = run_onnx(unet, images)
+        for example, probabilities, tumor in zip(portion, classes, steps, strict=True):
             # Numbered: an id may be no file name.
             file = folder / "masks" / f"{len(results)}.png"
-            results[example.image.name] = _result(example, probabilities, mask, file)
+            results[example.image.name] = _result(example, probabilities, tumor, file)
     lines = [result.model_dump_json() for result in results.values()]
     (folder / "results.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return results
@@ -45,11 +45,11 @@ def _portions(examples: Sequence[Example]) -> list[Sequence[Example]]:
     return [examples[i : i + _PORTION] for i in range(0, len(examples), _PORTION)]
 
 
-def _result(example: Example, probabilities: NDArray[np.float32], mask: NDArray[np.bool_], file: Path) -> ScanResult:
+def _result(example: Example, probabilities: NDArray[np.float32], tumor: NDArray[np.uint8], file: Path) -> ScanResult:
     verdict = judge_class(probabilities, PolicySettings())
     info: MaskInfo | None = None
     if verdict.status is None:
-        own = unfit(mask, Placement(*gray(example.image).shape))
+        own = unfit(tumor >= THRESHOLD_STEP, Placement(*gray(example.image).shape))
         png = encode_mask(own)
         file.write_bytes(png)
         info = measure_mask(own, png, file.absolute().as_uri(), None)
@@ -60,5 +60,6 @@ def _result(example: Example, probabilities: NDArray[np.float32], mask: NDArray[
         probabilities=verdict.probabilities,
         tumor_type=verdict.tumor_type,
         mask=info,
+        max_probability=None if info is None else round(float(tumor.max()) / 255, 6),
         flags=[] if info is None else disagreement(verdict.tumor_type, info.tumor_pixels),
     )

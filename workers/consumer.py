@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message, TopicPartition
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
 from workers.caution import Caution, Note
 from workers.checkpoint import ClientHangs, Passed, Publisher, nothing_hears
 from workers.errors import Reason
+from workers.lag import LagMeter
 from workers.lane import Lane
 from workers.messages import Headers
 from workers.messages import Lane as LaneName
@@ -80,6 +81,7 @@ class Worker:
         self._caught_up = True
         # One more than routine batches: a STAT scan never waits for a thread.
         self._threads = ThreadPoolExecutor(settings.batches_in_flight + 1, thread_name_prefix="batch")
+        self._lag_meter = LagMeter()
         self._lag_at = 0.0
         self._stopping = threading.Event()
         self._longest_turn_s = 0.0
@@ -186,7 +188,7 @@ class Worker:
         if not messages:
             return False
         self._passed("taken")
-        self._metrics.batch_scans.observe(len(messages))
+        self._metrics.taken(lane.name, messages)
         # A note stands beside a committed offset: there must be nothing unpublished before it.
         alone = self._caution.take(messages[0]) if self._caution.active and self._progress.unpublished() == 1 else None
         if alone is None:
@@ -253,6 +255,8 @@ class Worker:
         """Be careful where workers have died before."""
         for lane in self._lanes:
             for place in self._publishing.opened(lane):
+                lane.begins(place.partition, place.offset, place.end)
+                self._metrics.opened(place.note)
                 if place.note.suspicious:
                     log.warning(
                         "%s from %d on is suspect (%s): scans there are taken one at a time",
@@ -326,16 +330,7 @@ class Worker:
             return
         self._lag_at = now
         self._measure_flight()
-        self._metrics.lag.clear()
-        for lane in self._lanes:
-            for place in lane.consumer.position([TopicPartition(*partition) for partition in lane.partitions]):
-                low, high = lane.consumer.get_watermark_offsets(place, cached=True)
-                # Both are negative until the first answer; the position is, until the first scan.
-                if high >= 0:
-                    position = place.offset if place.offset >= 0 else max(low, 0)
-                    unpublished = self._progress.unpublished([Partition(place.topic, place.partition)])
-                    waiting = max(0, high - position) + unpublished
-                    self._metrics.lag.labels(place.topic, place.partition).set(waiting)
+        self._metrics.lag = self._lag_meter.measure(self._lanes, self._progress)
 
 
 def _scan_message(message: Message) -> ScanMessage:

@@ -6,19 +6,22 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from workers.metrics import Metrics
 
 # The loop turns about 20 times a second and publication is not on its thread: 30 s without a turn is no pause, it hangs.
 HUNG_AFTER_S = 30.0
 
 
 class HealthServer:
-    """Serves `/metrics`, `/healthz` (the poll loop turns) and `/readyz` (scans can be taken), on a thread of its own.
+    """Serves `/metrics`, `/healthz` (the poll loop turns), `/readyz` (scans can be taken) and `/drift` (the last scans as
+    a reference for those to come), on a thread of its own.
 
     `turned_at` gives the monotonic time of the loop's last turn; `not_ready` names what is missing and for how many
     seconds, or is empty.
@@ -29,7 +32,7 @@ class HealthServer:
         host: str,
         port: int,
         *,
-        registry: CollectorRegistry,
+        metrics: Metrics,
         turned_at: Callable[[], float],
         not_ready: Callable[[], dict[str, float]],
     ) -> None:
@@ -42,6 +45,9 @@ class HealthServer:
             since_s = {name: round(seconds, 1) for name, seconds in missing.items()}
             return (503 if missing else 200), {"ready": not missing, "waiting_for": sorted(missing), "for_s": since_s}
 
+        def drift() -> str:
+            return metrics.quality.as_reference(f"last scans of a worker, {datetime.now(UTC):%Y-%m-%d}").as_json()
+
         pages = {"/healthz": healthz, "/readyz": readyz}
 
         class Handler(BaseHTTPRequestHandler):
@@ -51,12 +57,14 @@ class HealthServer:
             def do_GET(self) -> None:
                 path = self.path.split("?")[0]
                 if path == "/metrics":
-                    self._answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))
+                    self._answer(200, CONTENT_TYPE_LATEST, generate_latest(metrics.registry))
+                elif path == "/drift":
+                    self._answer(200, "application/json", drift().encode())
                 elif path in pages:
                     status, body = pages[path]()
                     self._answer(status, "application/json", json.dumps(body).encode() + b"\n")
                 else:
-                    self._answer(404, "text/plain", b"here are /metrics, /healthz and /readyz\n")
+                    self._answer(404, "text/plain", b"here are /metrics, /healthz, /readyz and /drift\n")
 
             def _answer(self, status: int, content_type: str, body: bytes) -> None:
                 self.send_response(status)

@@ -18,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 from workers.decoding.fit import MODEL_SIDE
 from workers.errors import ModelFailed, Unavailable
 from workers.messages import ModelVersion
+from workers.metrics.calls import Heard, nobody_hears, timed
 from workers.settings import TritonSettings
 from workers.triton_channel import open_channel
 
@@ -62,8 +63,12 @@ class TritonModels:
     `segment` raise ModelFailed where the model gives an error for the batch, or no answer in time.
     """
 
-    def __init__(self, settings: TritonSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, settings: TritonSettings, clock: Callable[[], float] = time.monotonic, heard: Heard = nobody_hears
+    ) -> None:
+        """`heard` is told of each call: the model's name, or `metadata`."""
         self._settings = settings
+        self._heard = heard
         self._clock = clock
         self._client = open_channel(settings)
         self._served: ServedModels | None = None
@@ -84,7 +89,8 @@ class TritonModels:
         """What is served, at most `MODELS_REFRESH_S` old."""
         with self._lock:
             if self._served is None or self._clock() - self._served_at > MODELS_REFRESH_S:
-                self._served = self._ask_what_is_served()
+                with timed(self._heard, "metadata"):
+                    self._served = self._ask_what_is_served()
                 self._served_at = self._clock()
             return self._served
 
@@ -114,12 +120,13 @@ class TritonModels:
         image = triton.InferInput("image", list(images.shape), "UINT8")
         image.set_data_from_numpy(images)
         try:
-            response = self._client.infer(
-                model,
-                [image],
-                outputs=[triton.InferRequestedOutput(name) for name in outputs],
-                client_timeout=self._settings.timeout_s,
-            )
+            with timed(self._heard, model):
+                response = self._client.infer(
+                    model,
+                    [image],
+                    outputs=[triton.InferRequestedOutput(name) for name in outputs],
+                    client_timeout=self._settings.timeout_s,
+                )
         except InferenceServerException as error:
             if error.status() in _DOWN:
                 raise self._unavailable(error, model) from error

@@ -44,6 +44,11 @@ class Lane:
         # What has come and could not be taken yet, in the order in which it came.
         self._held: list[Message] = []
         self._ours: set[Partition] = set()
+        # The offset up to which everything has come: after the last scan, or where the client found the end. Between two
+        # scans, and before the end, Kafka may have records of its own that never come (ends of transactions).
+        self._reached: dict[Partition, int] = {}
+        # Where partitions end at least: the client doesn't know before its first fetch, which a pause puts off.
+        self._end: dict[Partition, int] = {}
         # A pause outlives the loss of its partition: the client forgets none until it is told to resume.
         self._paused: set[Partition] = set()
         self._no_room_since: float | None = None
@@ -59,6 +64,9 @@ class Lane:
         def gone(places: list[TopicPartition], tell: Callback) -> None:
             partitions = _partitions(places)
             self._ours.difference_update(partitions)
+            for partition in partitions:
+                self._reached.pop(partition, None)
+                self._end.pop(partition, None)
             self._hold([])
             tell(self, partitions)
 
@@ -73,6 +81,25 @@ class Lane:
     def partitions(self) -> list[Partition]:
         """Those that are ours. (The client would say the same, but keep us waiting until its own thread answers.)"""
         return sorted(self._ours)
+
+    def begins(self, partition: Partition, offset: int, end: int) -> None:
+        """Note where a partition of ours begins for us, unless we have come further, and where it ends at least."""
+        if partition in self._ours:
+            self._reached.setdefault(partition, offset)
+            self._end[partition] = end
+
+    def left_in_kafka(self, partition: Partition) -> tuple[int, int] | None:
+        """The offset up to which everything has come, and how many lie behind it; None while that is not known."""
+        reached = self._reached.get(partition)
+        if reached is None:
+            return None
+        # The client's own memory of its last fetch, which is negative before the first.
+        _, end = self.consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
+        return reached, max(0, end - reached, self._end.get(partition, 0) - reached)
+
+    def held_since_ms(self, partition: Partition) -> list[int]:
+        """Kafka timestamps of the partition's scans that have come and could not be taken yet."""
+        return [m.timestamp()[1] for m in self._held if (m.topic(), m.partition()) == partition]
 
     @property
     def is_overdue(self) -> bool:
@@ -110,8 +137,20 @@ class Lane:
 
     def _hold(self, received: Sequence[Message]) -> None:
         """Add what has come to what is held, and forget what is of partitions that are no longer ours."""
+        for message in received:
+            self._note_place(message)
         scans = [message for message in received if _is_scan(message)]
         self._held = [scan for scan in (*self._held, *scans) if (scan.topic(), scan.partition()) in self._ours]
+
+    def _note_place(self, message: Message) -> None:
+        error, topic, number, offset = message.error(), message.topic(), message.partition(), message.offset()
+        if topic is None or number is None or offset is None or (topic, number) not in self._ours:
+            return
+        if error is None:
+            self._reached[Partition(topic, number)] = offset + 1
+        elif error.code() == KafkaError._PARTITION_EOF:
+            self._reached[Partition(topic, number)] = offset
+            self._end.pop(Partition(topic, number), None)
 
     def member(self) -> Member:
         """Our place in the group as it is now."""
@@ -123,11 +162,12 @@ def _partitions(places: Sequence[TopicPartition]) -> list[Partition]:
 
 
 def _is_scan(message: Message) -> bool:
-    """Whether it is a message and no error. Raises Unavailable for an error that the consumer can't get over."""
+    """Whether it is a message, and no error and no end of a partition. Raises Unavailable for an error that the consumer can't get over."""
     error = message.error()
     if error is None:
         return True
-    _raise_if_fatal(error)
+    if error.code() != KafkaError._PARTITION_EOF:
+        _raise_if_fatal(error)
     return False
 
 

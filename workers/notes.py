@@ -14,10 +14,11 @@ from workers.progress import Partition
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The note at the offset where a partition begins for us."""
+    """The note at the offset where a partition begins for us; it ends before `end`."""
 
     partition: Partition
     offset: int
+    end: int
     note: Note
 
 
@@ -34,10 +35,12 @@ class Notebook:
     def open(self, member: Member, partitions: Sequence[Partition]) -> list[Found]:
         """Read the notes of partitions that have come to us, and note that we have opened them.
 
-        Those in which no scan waits are left out: nobody has died of nothing.
+        Those in which no scan waits count as closed: nobody has died of nothing.
         """
         found = _find(member.consumer, self._committed(member, partitions))
-        opened = [_place(f.partition, f.offset, Note(f.note.opened + 1, f.note.begun)) for f in found]
+        opened = [
+            _place(f.partition, f.offset, Note(f.note.opened + 1, f.note.begun)) for f in found if f.offset < f.end
+        ]
         self._publisher.commit(member, opened)
         return found
 
@@ -59,7 +62,7 @@ class Notebook:
 
 
 def _find(consumer: Consumer, committed: Sequence[TopicPartition]) -> list[Found]:
-    """The notes of those partitions in which scans wait."""
+    """The notes of the partitions, as far as scans wait there."""
     ends = _offsets(consumer, committed, OFFSET_END)
     # Where nothing is committed yet, the consumer begins with what is there (auto.offset.reset=earliest).
     firsts = _offsets(consumer, [place for place in committed if place.offset < 0], OFFSET_BEGINNING)
@@ -67,8 +70,8 @@ def _find(consumer: Consumer, committed: Sequence[TopicPartition]) -> list[Found
     for place in committed:
         partition = _partition(place)
         offset = firsts.get(partition, place.offset)
-        if offset < ends[partition]:
-            found.append(Found(partition, offset, Note.read(place.metadata)))
+        note = Note.read(place.metadata) if offset < ends[partition] else CLOSED
+        found.append(Found(partition, offset, ends[partition], note))
     return found
 
 

@@ -16,6 +16,7 @@ from workers import __version__
 from workers.checkpoint import Passed, nothing_hears
 from workers.decoding import DecodedScan, Decoder
 from workers.decoding.fit import unfit
+from workers.decoding.intensity import appearance
 from workers.errors import ModelFailed, Reason, ScanRejected
 from workers.inference import ServedModels, TritonModels
 from workers.isolation import Isolation
@@ -241,7 +242,8 @@ class Pipeline:
             attempt=attempt_of(message.headers),
         )
         letter = _dead_letter(message, result)
-        return Outcome(message if letter else message.without_value(), result, letter)
+        seen = appearance(scan.decoded.pixels) if scan.decoded else None
+        return Outcome(message if letter else message.without_value(), result, letter, seen)
 
 
 def _stacked(scans: list[Scan]) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from workers.decoding.intensity import Appearance
 from workers.messages import DeadLetter, ScanResult
 
 
@@ -48,6 +49,7 @@ class Outcome:
     message: ScanMessage
     result: ScanResult
     dead_letter: DeadLetter | None = None
+    appearance: Appearance | None = None  # of the pixels that the models saw; None where nothing could be decoded
 
     @property
     def size(self) -> int:
@@ -145,6 +147,12 @@ class Progress:
             if window is not None and window.scans.get(outcome.message.offset) is outcome:
                 del window.scans[outcome.message.offset]
                 self.unpublished_bytes -= outcome.size
+
+    def taken_since_ms(self, partition: Partition) -> list[int]:
+        """Kafka timestamps of the scans in the partition that are taken and not yet published."""
+        window = self._windows.get(partition)
+        scans = window.scans.values() if window else ()
+        return [(scan if isinstance(scan, ScanMessage) else scan.message).timestamp_ms for scan in scans]
 
     def unpublished(self, partitions: Iterable[Partition] | None = None) -> int:
         """How many scans are taken and not yet published, in all partitions or in some."""

@@ -21,7 +21,6 @@ from workers.checkpoint import Member, Passed, Publisher, nothing_hears
 from workers.errors import Unavailable
 from workers.lane import Lane
 from workers.messages import Lane as LaneName
-from workers.messages import Status
 from workers.metrics import Metrics
 from workers.notes import Found, Notebook
 from workers.progress import Outcome, Partition, Progress, ScanMessage
@@ -161,6 +160,7 @@ class Publishing:
         try:
             checkpoint.result()
         except KafkaException as problem:
+            self._metrics.checkpoint_failures.inc()
             self._patience.missed(Unavailable("kafka", f"{len(outcomes)} results can't be published: {problem}"))
             self.something_finished()
             return
@@ -168,18 +168,10 @@ class Publishing:
         # 7. The windows move past what is published.
         self._progress.move(outcomes)
         self._passed("checkpoint.moved")
-        self._count(outcomes)
+        self._metrics.checkpoint_scans.observe(len(outcomes))
+        self._metrics.published(outcomes)
         if self._progress.finished_prefix():
             self.something_finished()
-
-    def _count(self, published: Sequence[Outcome]) -> None:
-        now_ms = time.time() * 1000
-        for outcome in published:
-            result = outcome.result
-            self._metrics.scans.labels(result.status, result.lane).inc()
-            self._metrics.end_to_end.labels(result.lane).observe(max(0.0, now_ms - outcome.message.timestamp_ms) / 1000)
-            if result.status is Status.REJECTED and result.reason is not None:
-                self._metrics.rejects.labels(result.reason.code, result.reason.step).inc()
 
 
 def _log_failure(call: Callable[[], None], what: str) -> None:

@@ -38,6 +38,7 @@ from workers.retry import GaveUp, Patience
 from workers.settings import KafkaSettings, Settings
 from workers.sources import Sources
 from workers.stores import open_store
+from workers.stores.timed import TimedStore
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +53,10 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
     """
     keep_freed_memory()
     with ExitStack() as resources:
-        metrics = Metrics()
+        metrics = Metrics(settings.monitoring)
         patience = Patience(metrics, log.warning)
-        models = resources.enter_context(TritonModels(settings.triton))
-        store = resources.enter_context(open_store(settings.store))
+        models = resources.enter_context(TritonModels(settings.triton, heard=metrics.hear("triton")))
+        store = resources.enter_context(TimedStore(open_store(settings.store), metrics.hear("store")))
         decoder = resources.enter_context(Decoder(settings.decode))
         sources = Sources(
             settings.decode.max_bytes,
@@ -103,7 +104,7 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
             health = HealthServer(
                 settings.worker.http_host,
                 settings.worker.http_port,
-                registry=metrics.registry,
+                metrics=metrics,
                 turned_at=lambda: worker.turned_at or time.monotonic(),
                 not_ready=not_ready,
             )

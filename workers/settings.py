@@ -324,6 +324,19 @@ class WorkerSettings(Group):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what is worth a line")
 
 
+class MonitoringSettings(Group):
+    """What the metrics compare today's scans with ([metrics.md](metrics.md))."""
+
+    drift_reference: Path | None = Field(
+        None,
+        description="JSON file of scans that are as they should be, such as `/drift` of a worker gives; the validation "
+        "slices of the shipped models if none",
+    )
+    drift_scans: int = Field(
+        2000, ge=500, description="so many last scans are compared with it; a patient's slices resemble each other"
+    )
+
+
 class Settings(BaseSettings):
     """All settings."""
 
@@ -343,6 +356,7 @@ class Settings(BaseSettings):
     decode: DecodeSettings = DecodeSettings()
     policy: PolicySettings = PolicySettings()
     worker: WorkerSettings = WorkerSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -58,6 +58,11 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     default=Path("trainer/about.md"),
     help="For the card: use, limits, data.",
 )
+@click.option(
+    "--drift-reference",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write here what workers compare their scans with; needs --model-repository.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 def evaluate(
     results: Path | None,
@@ -70,6 +75,7 @@ def evaluate(
     card: Path | None,
     checkpoints: tuple[Path, ...],
     about: Path,
+    drift_reference: Path | None,
     as_json: bool,
 ) -> None:
     """Score RESULTS, a results.jsonl with masks in local files, against expert masks and labels."""
@@ -83,6 +89,8 @@ def evaluate(
         raise UserError("give a results.jsonl, or --model-repository to judge the served models")
     if card is not None and (model_repository is None or not checkpoints):
         raise UserError("--card needs --model-repository and --checkpoint")
+    if drift_reference is not None and model_repository is None:
+        raise UserError("--drift-reference needs --model-repository")
     try:
         examples = read_examples(truth) + (read_non_brain_index(non_brain) if non_brain else [])
         refuse_same_names(examples)
@@ -101,6 +109,12 @@ def evaluate(
                 networks = [Checkpoint.load(file) for file in checkpoints]
                 card.write_text(model_card(sections, model_repository, networks, about), encoding="utf-8")
                 say(f"written: {card}")
+            if drift_reference is not None and model_repository is not None:
+                from trainer.drift_reference import drift_reference as reference_of
+
+                text = reference_of(found, chosen, model_repository).as_json()
+                drift_reference.write_text(text, encoding="utf-8")
+                say(f"written: {drift_reference}")
         printed = json.dumps(report.as_json(sections)) + "\n" if as_json else report.markdown(sections)
         click.echo(printed, nl=False)
     except (DataError, RepositoryError) as problem:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +27,19 @@ def expose(values: NDArray[Any]) -> NDArray[np.uint8]:
     scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
     exposed: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
     return exposed
+
+
+class Appearance(NamedTuple):
+    """Mean and standard deviation of an image's pixels, as shares of white."""
+
+    brightness: float
+    contrast: float
+
+
+def appearance(pixels: NDArray[np.uint8]) -> Appearance:
+    """Of uint8 pixels [height, width]. OpenCV takes 6 µs for 256 x 256, NumPy 140."""
+    mean, deviation = cv2.meanStdDev(pixels)
+    return Appearance(mean.item() / 255, deviation.item() / 255)
 
 
 def _percentiles(values: NDArray[Any]) -> tuple[float, float]:
