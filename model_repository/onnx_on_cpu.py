@@ -8,6 +8,7 @@ The CPU configurations use it through a two-line `model.py`; on GPUs the same ve
 import contextlib
 import fcntl
 import hashlib
+import json
 import math
 import os
 import time
@@ -31,8 +32,10 @@ class TritonPythonModel:
         path = folder / "model.int8.onnx"
         if not path.exists():
             path = folder / "model.onnx"
+        # The instances of a model share the cores: while one is at work on a scan, the next scan begins in another.
+        instances = sum(group.get("count", 1) for group in json.loads(args["model_config"])["instance_group"])
         try:
-            self.model = load(path)
+            self.model = load(path, max(1, usable_cores() // instances))
         except Exception as error:
             raise pb_utils.TritonModelException(f"{path} can't be loaded: {error}") from error
 
@@ -47,13 +50,14 @@ class TritonPythonModel:
         ]
 
 
-def load(path):
-    """The model in `path`, with `infer(images)`, `input_name` and `output_name`."""
+def load(path, cores=None):
+    """The model in `path`, with `infer(images)`, `input_name` and `output_name`, for so many cores [default: all usable]."""
+    cores = cores or usable_cores()
     try:
         import openvino
     except ImportError:
-        return _OnnxRuntimeModel(path)
-    return _OpenVinoModel(openvino, path)
+        return _OnnxRuntimeModel(path, cores)
+    return _OpenVinoModel(openvino, path, cores)
 
 
 class _OpenVinoModel:
@@ -64,14 +68,14 @@ class _OpenVinoModel:
     for a U-Net on two busy cores, equal on idle ones). How many streams are best depends on the machine: it is measured.
     """
 
-    def __init__(self, openvino, path):
+    def __init__(self, openvino, path, cores):
         model = openvino.Core().read_model(path)
         self.input_name = model.input(0).get_any_name()
         self.output_name = model.output(0).get_any_name()
         self.output_shape = [dimension.get_length() for dimension in list(model.output(0).get_partial_shape())[1:]]
         self.input_shape = [dimension.get_length() for dimension in list(model.input(0).get_partial_shape())[1:]]
         model.reshape([1, *self.input_shape])
-        self.openvino, self.model, self.cores = openvino, model, usable_cores()
+        self.openvino, self.model, self.cores = openvino, model, cores
         machine = f"{processor()} {self.cores} {openvino.__version__} {hashlib.sha256(path.read_bytes()).hexdigest()}"
         self.compile(best_streams(self.cores, self.images_per_s, machine))
 
@@ -108,11 +112,11 @@ class _OpenVinoModel:
 
 
 class _OnnxRuntimeModel:
-    def __init__(self, path):
+    def __init__(self, path, cores):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = usable_cores()
+        options.intra_op_num_threads = cores
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.input_name = self.session.get_inputs()[0].name
         self.output_name = self.session.get_outputs()[0].name

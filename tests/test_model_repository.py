@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 import types
@@ -38,6 +39,20 @@ def test_without_openvino_onnx_runtime_serves_the_same_weights(runner: Any, mode
     assert loaded.input_name == "image"
     expected = onnxruntime.InferenceSession(str(path)).run(None, {"image": images})[0]
     assert np.array_equal(loaded.infer(images), expected)
+
+
+@pytest.mark.parametrize(("instances", "cores"), [(1, 8), (2, 4), (3, 2), (9, 1)])
+def test_the_instances_of_a_model_share_the_cores(
+    runner: Any, monkeypatch: pytest.MonkeyPatch, instances: int, cores: int
+) -> None:
+    monkeypatch.setattr(runner, "usable_cores", lambda: 8)
+    given: list[int] = []
+    monkeypatch.setattr(runner, "load", lambda path, cores: given.append(cores))
+    config = json.dumps({"instance_group": [{"kind": "KIND_CPU", "count": instances}]})
+
+    runner.TritonPythonModel().initialize({"model_repository": "m", "model_version": "1", "model_config": config})
+
+    assert given == [cores]
 
 
 @pytest.mark.parametrize(

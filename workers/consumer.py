@@ -38,6 +38,10 @@ BUSY_TURN_S = 0.005
 FULL_TURN_S = 0.02
 LAG_INTERVAL_S = 2.0
 
+# Batches that may be worked on in the place of a full one where they are small: whoever comes while few are at work doesn't
+# wait for one of them to end.
+SMALL = 4
+
 
 @dataclass(slots=True)
 class _Batch:
@@ -79,8 +83,8 @@ class Worker:
         self._pace = Pace(settings.batch_scans)
         # Whether there was room for scans and none waited: then whoever waits for results waits for us.
         self._caught_up = True
-        # One more than routine batches: a STAT scan never waits for a thread.
-        self._threads = ThreadPoolExecutor(settings.batches_in_flight + 1, thread_name_prefix="batch")
+        # As many as there may be batches (see `_has_room`): none ever waits for a thread.
+        self._threads = ThreadPoolExecutor(SMALL * (settings.batches_in_flight + 1), thread_name_prefix="batch")
         self._lag_meter = LagMeter()
         self._lag_at = 0.0
         self._stopping = threading.Event()
@@ -170,14 +174,18 @@ class Worker:
             return False
         if self._caution.active:
             return not self._progress.unpublished()
-        # A replay takes what would lie idle: it never holds up more than one batch.
-        most = self._settings.batches_in_flight
-        batches = most + 1 if lane.is_overdue else {LaneName.STAT: most + 1, LaneName.REPLAY: 1}.get(lane.name, most)
-        return (
-            len(self._batches) < batches
-            and self._progress.unpublished_bytes < self._settings.bytes_in_flight
-            and self._progress.unpublished() < self._settings.unpublished_scans
-        )
+        if self._progress.unpublished_bytes >= self._settings.bytes_in_flight:
+            return False
+        if self._progress.unpublished() >= self._settings.unpublished_scans:
+            return False
+        if lane.name is LaneName.REPLAY and not lane.is_overdue:
+            return not self._batches  # a replay takes what would lie idle
+        # There is one more place for a STAT scan, and for a lane that others went before for long enough.
+        batches = self._settings.batches_in_flight + (lane.is_overdue or lane.name is LaneName.STAT)
+        return len(self._batches) < SMALL * batches and self._in_flight() <= self._pace.scans * (batches - 1)
+
+    def _in_flight(self) -> int:
+        return sum(len(batch.messages) for batch in self._batches)
 
     def _must_wait(self) -> bool:
         """Whether something is down without which no scan gets through. (Sources concern only scans by reference.)"""
@@ -320,7 +328,7 @@ class Worker:
     # Measuring
 
     def _measure_flight(self) -> None:
-        self._metrics.scans_in_flight.set(sum(len(batch.messages) for batch in self._batches))
+        self._metrics.scans_in_flight.set(self._in_flight())
         self._metrics.unpublished.set(self._progress.unpublished())
         self._metrics.bytes_in_flight.set(self._progress.unpublished_bytes)
 

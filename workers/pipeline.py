@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -115,6 +116,7 @@ class Pipeline:
         self._metrics = metrics
         self._passed = passed
         self._served: ServedModels | None = None
+        self._encoding = threading.Lock()
 
     def process(self, messages: Sequence[ScanMessage], lane: Lane = Lane.ROUTINE) -> list[Outcome]:
         """Take each scan to its final result, masks stored. Waits out outages; raises GaveUp if told to stop meanwhile."""
@@ -195,12 +197,13 @@ class Pipeline:
             scan.status = Status.SEGMENTED
 
     def _encode(self, scan: Scan) -> bytes:
-        """The mask as a file, and what it measures. In the scan's own size a mask may be large: one at a time."""
+        """The mask as a file, and what it measures."""
         assert scan.decoded is not None  # noqa: S101 - for the type checker
         assert scan.mask is not None  # noqa: S101
-        mask, scan.mask = unfit(scan.mask, scan.decoded.placement), None
-        png = encode_mask(mask)
-        scan.stored = measure_mask(mask, png, "", scan.decoded.spacing_mm)
+        with self._encoding:  # in the scan's own size a mask may be large: one at a time, whatever else is in flight
+            mask, scan.mask = unfit(scan.mask, scan.decoded.placement), None
+            png = encode_mask(mask)
+            scan.stored = measure_mask(mask, png, "", scan.decoded.spacing_mm)
         scan.flags += disagreement(scan.verdict.tumor_type if scan.verdict else None, scan.stored.tumor_pixels)
         return png
 

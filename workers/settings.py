@@ -290,7 +290,9 @@ class WorkerSettings(Group):
     batch_scans: int = Field(
         64, gt=0, description="most scans in one batch; fewer where a batch would take long, as it does without a GPU"
     )
-    batches_in_flight: int = Field(3, gt=0, description="batches being worked on at once")
+    batches_in_flight: int = Field(
+        3, gt=0, description="full batches being worked on at once, or four small ones in the place of each"
+    )
     bytes_in_flight: int = Field(
         128 * MIB, gt=0, description="no more scans are taken while the unpublished ones hold this many bytes"
     )

@@ -1,4 +1,4 @@
-"""A worker that takes suspect scans one at a time."""
+"""When the worker begins which scans."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ class SlowPublisher(Publisher):
 
 
 class WaitingScans:
-    """A lane in which scans wait."""
+    """A lane in which scans wait, `together` of which can be taken at once."""
 
     name = LaneName.ROUTINE
     topic = SCANS
     is_overdue = False
     yielded = 0
 
-    def __init__(self, scans: int) -> None:
+    def __init__(self, scans: int, together: int = 1000) -> None:
         self.opening: dict[Future[list[Found]], list[Partition]] = {}
         self.partitions: list[Partition] = []
         self.consumer = SimpleNamespace(position=lambda places: [])
-        self._next, self._end = 0, scans
+        self._next, self._end, self._together = 0, scans, together
 
     def take(self, most: int, wait_s: float = 0.0) -> list[Any]:
-        first, self._next = self._next, min(self._next + most, self._end)
+        first, self._next = self._next, min(self._next + min(most, self._together), self._end)
         return [_kafka_message(offset) for offset in range(first, self._next)]
 
     def rest(self) -> None:
@@ -69,13 +69,16 @@ class WaitingScans:
 
 
 class Steps:
-    """Knows which scans were in a batch together."""
+    """Knows which scans were in a batch together. While it is held no batch ends."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.let_go = threading.Event()
+        self.let_go.set()
 
     def process(self, messages: Sequence[ScanMessage], lane: LaneName) -> list[Outcome]:
         self.batches.append([message.offset for message in messages])
+        assert self.let_go.wait(30)
         return [Outcome(m, ScanResult(scan_id=str(m.offset), status=Status.SEGMENTED)) for m in messages]
 
 
@@ -92,8 +95,7 @@ def _kafka_message(offset: int) -> Any:
     )
 
 
-def test_the_next_suspect_scan_waits_for_a_checkpoint_however_long_it_takes() -> None:
-    publisher, steps, lane = SlowPublisher(), Steps(), WaitingScans(5)
+def _worker(lane: WaitingScans, publisher: Publisher, steps: Steps) -> Worker:
     metrics = Metrics()
     worker = Worker(
         lanes=[cast(Lane, lane)],
@@ -104,6 +106,32 @@ def test_the_next_suspect_scan_waits_for_a_checkpoint_however_long_it_takes() ->
         settings=WorkerSettings(),
     )
     worker._progress.assign([P0])
+    return worker
+
+
+@pytest.mark.parametrize(
+    ("together", "begun"),
+    [
+        (1000, [16, 16, 16]),  # three full batches, and what else there is stays in Kafka
+        (1, [1] * 12),  # or as many scans that came alone: none of them waits for another
+        (10, [10] * 4),  # a fifth could be a full one, and more than three full ones are too many
+    ],
+)
+def test_small_batches_wait_for_each_other_less_than_full_ones(together: int, begun: list[int]) -> None:
+    steps = Steps()
+    steps.let_go.clear()
+    worker = _worker(WaitingScans(1000, together), SlowPublisher(), steps)
+
+    for _ in range(50):
+        worker._turn()
+
+    assert [len(batch) for batch in steps.batches] == begun
+    steps.let_go.set()
+
+
+def test_the_next_suspect_scan_waits_for_a_checkpoint_however_long_it_takes() -> None:
+    publisher, steps, lane = SlowPublisher(), Steps(), WaitingScans(5)
+    worker = _worker(lane, publisher, steps)
     worker._caution.suspect(P0, 0, Note(opened=2))
 
     deadline = time.monotonic() + 2 * NOTHING_LEFT_AFTER_S
