@@ -263,8 +263,10 @@ def take_one_of_each(consumer: Consumer, topics: list[str] | tuple[str, ...]) ->
         message = consumer.poll(0.5)
         if message is None:
             continue
-        if message.error():
-            raise KafkaException(message.error())
+        if error := message.error():
+            if error.code() == KafkaError._PARTITION_EOF:
+                continue
+            raise KafkaException(error)
         scan = ScanMessage(
             Partition(message.topic() or "", message.partition() or 0), message.offset() or 0, None, b"", (), 0
         )
