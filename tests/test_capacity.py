@@ -50,7 +50,7 @@ PER_HOUR = 3600
 def day(*scans_per_s: float, **more: Any) -> Demand:
     """The first hours' scans a second; none in the others."""
     rest = (0.0,) * (HOURS - len(scans_per_s))
-    return Demand(tuple(each * PER_HOUR for each in scans_per_s) + rest, **{"latency_s": 0.5, **more})
+    return Demand(tuple(each * PER_HOUR for each in scans_per_s) + rest, **{"latency_s": 0.5, "reserve": 0.0, **more})
 
 
 def replaced(**changes: Any) -> Figures:
@@ -162,6 +162,16 @@ def test_what_one_unit_may_have_is_what_a_plan_gives_it() -> None:
     assert make_plan(FIGURES, day(rate * 1.001, latency_s=0.8, study_scans=10)).peak.units == 2
 
 
+@pytest.mark.parametrize(("scans_per_s", "units"), [(39.9, 1), (40.1, 2)])
+def test_a_plan_with_a_reserve_holds_on_slower_machines(scans_per_s: float, units: int) -> None:
+    # Half of the highest rate has 0.5 s, of a machine that is a fifth slower: 40 of 100.
+    plan = make_plan(FIGURES, day(scans_per_s, reserve=0.2))
+
+    assert plan.peak.units == units
+    assert plan.peak.utilisation == pytest.approx(scans_per_s / 100 / units)
+    assert plan.peak.p99_s == pytest.approx(latency_s(FIGURES, 0.99, plan.peak.utilisation / 0.8, 80))
+
+
 # What every plan has
 
 
@@ -270,6 +280,9 @@ def test_a_played_hour_has_whole_studies_at_the_planned_rate(scans_per_s: float,
         ({"scan_bytes": -1.0}, "scan of -1.0 bytes"),
         ({"scan_bytes": math.inf}, "scan of inf bytes"),
         ({"retention_days": -1.0}, "kept for -1.0 days"),
+        ({"reserve": -0.1}, "reserve of -0.1"),
+        ({"reserve": 1.0}, "reserve of 1.0"),
+        ({"reserve": math.nan}, "reserve of nan"),
     ],
 )
 def test_a_demand_that_makes_no_sense_is_refused(wrong: dict[str, Any], sentence: str) -> None:

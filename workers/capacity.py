@@ -5,7 +5,8 @@
 2. A station's latency at a load is the measured one at that share of its highest rate. Between two measured shares it is
    interpolated; below the lowest it is that of the lowest; above the highest nothing is promised.
 3. Scans that come together as one study wait for each other besides, and for earlier studies (`latency_s`).
-4. For each hour, the fewest stations whose 99th percentile is within the target, on the busiest of them.
+4. For each hour, the fewest stations whose 99th percentile is within the target, on the busiest of them. A share of each
+   station's rate stays in reserve: the plan holds on a machine that is slower by it, or in an hour with as many more scans.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Demand:
     `latency_s`: 99 of 100 scans of each hour have their result this long after they were sent.
     `study_scans`: scans that are sent together.
     `one_key`: whether they have one key (`patient_key`), so that one partition gets them all, and one worker.
+    `reserve`: the share of each station's highest rate that is not planned with.
     `scan_bytes`: mean size; None: as in the figures. `retention_days`: how long Kafka keeps scans and results.
     """
 
@@ -54,6 +56,8 @@ class Demand:
     latency_s: float
     study_scans: int = 1
     one_key: bool = True
+    # The same machine, measured again, was up to a sixth slower (docs/performance.md).
+    reserve: float = 0.2
     scan_bytes: float | None = None
     retention_days: float = 7.0
 
@@ -70,6 +74,8 @@ class Demand:
             raise UserError(f"a latency of {self.latency_s} s can't be had: give a number above 0")
         if self.study_scans < 1:
             raise UserError(f"a study of {self.study_scans} scans is none: give 1 or more")
+        if not 0 <= self.reserve < 1:
+            raise UserError(f"a reserve of {self.reserve}: give a share from 0 to below 1")
         if self.scan_bytes is not None and not 0 < self.scan_bytes <= LARGEST_SCAN:
             raise UserError(f"a scan of {self.scan_bytes} bytes: give a number above 0, and {LARGEST_SCAN:,} at most")
         if not 0 <= self.retention_days <= LONGEST_DAYS:
@@ -185,9 +191,9 @@ def latency_s(figures: Figures, quantile: float, utilisation: float, scans_per_s
 def most_utilisation(figures: Figures, demand: Demand) -> float:
     """The highest share of its rate at which one unit that gets everything holds the target; 0 if none does."""
     shares = np.linspace(0, figures.highest_share, 10_001)
-    rate, study = figures.unit.scans_per_s, demand.study_scans
+    unit = _Stations(figures, demand, figures.unit.scans_per_s)
     too_much = bisect_left(
-        shares, True, key=lambda share: latency_s(figures, 0.99, share, rate, study) > demand.latency_s
+        shares, True, key=lambda share: unit.latency_s(0.99, share * unit.scans_per_s * 3600, 1.0) > demand.latency_s
     )
     return float(shares[too_much - 1]) if too_much else 0.0
 
@@ -205,9 +211,10 @@ class _Stations:
         return scans_per_hour / 3600 * share / self.scans_per_s
 
     def latency_s(self, quantile: float, scans_per_hour: float, share: float) -> float:
-        """As the function of this name has it."""
-        busy = self.utilisation(scans_per_hour, share)
-        return latency_s(self.figures, quantile, busy, self.scans_per_s, self._study_part(share))
+        """As the function of this name has it, at a station that is slower by the reserve."""
+        left = 1 - self.demand.reserve
+        busy = self.utilisation(scans_per_hour, share) / left
+        return latency_s(self.figures, quantile, busy, self.scans_per_s * left, self._study_part(share))
 
     def fewest(self, scans_per_hour: float, partitions: int | None) -> int:
         """The smallest number that holds the target. Raises UserError."""

@@ -53,7 +53,7 @@ class Measured:
     def __str__(self) -> str:
         parts = "  ".join(f"{name} {ms:.2f}" for name, ms in self.core_ms.items())
         return (
-            f"{self.contestant:12} {self.scans_per_s:7.1f} scans/s   p50 {self.p50_ms:7.1f}  p99 {self.p99_ms:7.1f} ms   "
+            f"{self.contestant:23} {self.scans_per_s:7.1f} scans/s   p50 {self.p50_ms:7.1f}  p99 {self.p99_ms:7.1f} ms   "
             f"core-ms a scan: {parts}  all {self.all_core_ms:.2f}"
         )
 
@@ -169,13 +169,13 @@ def table(measured: Sequence[Measured]) -> str:
     for each in measured:
         groups[each.contestant].append(each)
     titles = ("scans/s", "core-ms a scan", "p50, ms", "p99, ms", "mristream's rate to it")
-    lines = [f"{'':12} " + " ".join(f"{title:>24}" for title in titles)]
+    lines = [f"{'':23} " + " ".join(f"{title:>24}" for title in titles)]
     for name in sorted(groups, key=[each.name for each in CONTESTANTS].index):
         columns = [*zip(*((m.scans_per_s, m.all_core_ms, m.p50_ms, m.p99_ms) for m in groups[name]), strict=True)]
         if "mristream" in groups:
             pairs = zip(groups["mristream"], groups[name], strict=True)
             columns.append(tuple(ours.scans_per_s / its.scans_per_s for ours, its in pairs))
-        lines.append(f"{name:12} " + " ".join(f"{_spread(column):>24}" for column in columns))
+        lines.append(f"{name:23} " + " ".join(f"{_spread(column):>24}" for column in columns))
     return "\n".join(lines)
 
 

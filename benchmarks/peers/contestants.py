@@ -99,6 +99,14 @@ def _mristream(stack: Stack, folder: Path, settings: Settings) -> Iterator[Runni
         yield Running(worker, {"kafka": stack.kafka.pid, "triton": stack.triton.pid, "worker": worker.pid})
 
 
+@contextmanager
+def _mristream_at_least_once(stack: Stack, folder: Path, settings: Settings) -> Iterator[Running]:
+    """As all peers have it: a worker that dies may publish results twice."""
+    kafka = settings.kafka.model_copy(update={"delivery": "at_least_once"})
+    with _mristream(stack, folder, settings.model_copy(update={"kafka": kafka})) as running:
+        yield running
+
+
 def _peer(name: str, module: str, message: Message = scan_message) -> Contestant:
     @contextmanager
     def start(stack: Stack, folder: Path, settings: Settings) -> Iterator[Running]:
@@ -122,6 +130,7 @@ def v2_message(scan_id: bytes, jpeg: bytes) -> tuple[bytes, list[tuple[str, str 
 
 CONTESTANTS = (
     Contestant("mristream", _mristream, lambda: None),
+    Contestant("mristream-at-least-once", _mristream_at_least_once, lambda: None),
     _peer("fastapi", "fastapi_loop"),
     _peer("mlserver", "mlserver_kafka", v2_message),
     _peer("ray", "ray_serve"),
