@@ -32,7 +32,7 @@ class TritonPythonModel:
         path = folder / "model.int8.onnx"
         if not path.exists():
             path = folder / "model.onnx"
-        # The instances of a model share the cores: while one is at work on a scan, the next scan begins in another.
+        # The instances of a model, where there are several, share the cores.
         instances = sum(group.get("count", 1) for group in json.loads(args["model_config"])["instance_group"])
         try:
             self.model = load(path, max(1, usable_cores() // instances))

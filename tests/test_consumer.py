@@ -15,7 +15,7 @@ from confluent_kafka import TopicPartition
 from tests.conftest import SCANS, scan_message
 from workers.caution import NOTHING_LEFT_AFTER_S, Note
 from workers.checkpoint import Member, Publisher
-from workers.consumer import Worker
+from workers.consumer import GATHER_S, Worker
 from workers.lane import Lane
 from workers.messages import Lane as LaneName
 from workers.messages import ScanResult, Status
@@ -57,7 +57,9 @@ class WaitingScans:
         self.consumer = SimpleNamespace(position=lambda places: [])
         self._next, self._end, self._together = 0, scans, together
 
-    def take(self, most: int, wait_s: float = 0.0) -> list[Any]:
+    def take(self, most: int, wait_s: float = 0.0, least: int = 1) -> list[Any]:
+        if min(most, self._together) < least:
+            return []
         first, self._next = self._next, min(self._next + min(most, self._together), self._end)
         return [_kafka_message(offset) for offset in range(first, self._next)]
 
@@ -113,7 +115,7 @@ def _worker(lane: WaitingScans, publisher: Publisher, steps: Steps) -> Worker:
     ("together", "begun"),
     [
         (1000, [16, 16, 16]),  # three full batches, and what else there is stays in Kafka
-        (1, [1] * 12),  # or as many scans that came alone: none of them waits for another
+        (1, [1] * 12),  # or as many scans that came alone
         (10, [10] * 4),  # a fifth could be a full one, and more than three full ones are too many
     ],
 )
@@ -124,9 +126,29 @@ def test_small_batches_wait_for_each_other_less_than_full_ones(together: int, be
 
     for _ in range(50):
         worker._turn()
+        for batch in worker._batches:  # as if time passed
+            batch.began_at -= GATHER_S
 
     assert [len(batch) for batch in steps.batches] == begun
     steps.let_go.set()
+
+
+def test_what_comes_while_a_batch_is_at_work_is_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.consumer.GATHER_S", 600.0)
+    steps = Steps()
+    steps.let_go.clear()
+    lane = WaitingScans(100, together=1)
+    worker = _worker(lane, SlowPublisher(), steps)
+
+    for _ in range(20):
+        worker._turn()
+    assert steps.batches == [[0]]
+
+    lane._together = 5
+    steps.let_go.set()
+    while len(steps.batches) < 2:
+        worker._turn()
+    assert steps.batches[1] == [1, 2, 3, 4, 5]
 
 
 def test_the_next_suspect_scan_waits_for_a_checkpoint_however_long_it_takes() -> None:

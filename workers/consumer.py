@@ -38,8 +38,10 @@ BUSY_TURN_S = 0.005
 FULL_TURN_S = 0.02
 LAG_INTERVAL_S = 2.0
 
-# Batches that may be worked on in the place of a full one where they are small: whoever comes while few are at work doesn't
-# wait for one of them to end.
+# Scans that come while a batch is at work gather, and are the next batch when it ends: models do several at once sooner than
+# several after each other. No longer than this, because a batch may wait for somebody, a slow source for instance.
+GATHER_S = 0.1
+# Batches that may be worked on in the place of a full one where they are small.
 SMALL = 4
 
 
@@ -160,7 +162,7 @@ class Worker:
                 lane.rest()
                 continue
             lane.yielded = 0
-            if self._begin(lane, lane.take(1 if self._caution.active else self._pace.scans)):
+            if self._begin(lane, self._take_from(lane)):
                 for other in self._lanes:
                     other.yielded += other is not lane
                 return True
@@ -168,6 +170,14 @@ class Worker:
         if not self._progress.unpublished():  # else it was our turn to wait, not that nothing was there
             self._caution.nothing_came()
         return False
+
+    def _take_from(self, lane: Lane) -> list[Message]:
+        if self._caution.active:
+            return lane.take(1)
+        most = self._pace.scans
+        just_now = time.monotonic() - GATHER_S
+        gathers = lane.name is not LaneName.STAT and any(batch.began_at > just_now for batch in self._batches)
+        return lane.take(most, least=most if gathers else 1)
 
     def _has_room(self, lane: Lane) -> bool:
         if lane.opening or self._must_wait():

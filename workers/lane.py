@@ -106,19 +106,24 @@ class Lane:
         """Whether others have gone first for long enough."""
         return self.yielded >= YIELDS.get(self.name, math.inf)
 
-    def take(self, most: int, wait_s: float = 0.0) -> list[Message]:
-        """What has come, up to `most` messages, those of a partition in order; waits only while nothing has."""
+    def take(self, most: int, wait_s: float = 0.0, least: int = 1) -> list[Message]:
+        """What has come, up to `most` messages, those of a partition in order; waits only while nothing has.
+
+        Nothing, where fewer than `least` have come: they are held.
+        """
         self._no_room_since = None
         if back := self._paused & self._ours:
             self.consumer.resume([TopicPartition(*partition) for partition in back])
             self._paused -= back
-        if not self._held:
+        if (more := most - len(self._held)) > 0:
             # consume(n, t) would wait the whole t for n messages.
-            received = self.consumer.consume(most, 0)
-            if not received and wait_s:
+            received = self.consumer.consume(more, 0)
+            if not received and not self._held and wait_s:
                 received = self.consumer.consume(1, wait_s)
             self._hold(received)
         if self.opening:  # one call can bring both a partition and its first scans, before its notes are read
+            return []
+        if len(self._held) < least:
             return []
         taken, self._held = self._held[:most], self._held[most:]
         return taken
