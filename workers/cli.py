@@ -141,8 +141,22 @@ def run(
 )
 @click.option("--store", metavar="URI", help="Where masks go  [default: FOLDER/masks]")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+@click.option("--monitoring", is_flag=True, help="Run Prometheus too, with mristream's rules and alerts.")
+@click.option(
+    "--prometheus-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="For --monitoring: the port of Prometheus  [default: any free one]",
+)
 @MODEL_REPOSITORY_OPTION
-def up(folder: Path, store: str | None, workers: int, model_repository: Path | None) -> None:
+def up(
+    folder: Path,
+    store: str | None,
+    workers: int,
+    monitoring: bool,
+    prometheus_port: int,
+    model_repository: Path | None,
+) -> None:
     """Run Kafka, Triton and workers on this machine until Ctrl-C."""
     _need_local_servers()
     from workers.local_run import keep_up
@@ -152,7 +166,14 @@ def up(folder: Path, store: str | None, workers: int, model_repository: Path | N
     settings = load_settings(store={"uri": store or (folder / "masks").as_uri()})
     if store is not None:
         open_store(settings.store).close()
-    keep_up(folder, settings, _model_repository(model_repository), workers=workers, report=say)
+    keep_up(
+        folder,
+        settings,
+        _model_repository(model_repository),
+        workers=workers,
+        prometheus_port=prometheus_port if monitoring else None,
+        report=say,
+    )
 
 
 @main.command()

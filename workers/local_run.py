@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.local.prometheus import TRITON, WORKERS, Prometheus
 from deploy.local.stack import Stack
 from deploy.local.worker import WorkerProcess
 from workers.errors import UserError
@@ -37,6 +38,8 @@ WORKER_START_S = 15.0
 ASK_WORKER_AFTER_S = 3.0
 # Who stops a run early doesn't want to wait, and what is in flight then is worth nothing.
 DRAIN_TIMEOUT_S = 2.0
+# Somebody sits before it and waits to see something; a few processes cost nothing to ask.
+LOCAL_SCRAPE_INTERVAL_S = 5.0
 
 # The system hands a child no more than 128 KiB of settings.
 _MOST_PREFIXES = 200
@@ -125,13 +128,30 @@ def run_scans(
         _keep_only_logs(servers)
 
 
-def keep_up(folder: Path, settings: Settings, model_repository: Path, *, workers: int, report: Report) -> None:
+def keep_up(
+    folder: Path,
+    settings: Settings,
+    model_repository: Path,
+    *,
+    workers: int,
+    prometheus_port: int | None = None,
+    report: Report,
+) -> None:
     """Run servers and workers in `folder` until Ctrl-C or SIGTERM; a worker that dies is started again.
 
+    With `prometheus_port` (0: any free one) a Prometheus watches them.
     Raises ServerError if a server doesn't start or dies, UserError if another one uses `folder`.
     """
     with ExitStack() as running:
         running.enter_context(_own_folder(folder, _UP_MARK, may_hold_others=True))
+        prometheus = None
+        if prometheus_port is not None:
+            # Before the others, which take longer: a program that can't be had shows at once.
+            prometheus = Prometheus(
+                folder / "prometheus", port=prometheus_port, scrape_interval_s=LOCAL_SCRAPE_INTERVAL_S
+            )
+            prometheus.provision(report)
+            running.enter_context(prometheus)
         stack = running.enter_context(Stack(folder, model_repository=model_repository, report=report))
         # What is too large for a message is read where it lies; scans lie where we were started, or so the settings say.
         here = Path.cwd().as_uri()
@@ -147,17 +167,23 @@ def keep_up(folder: Path, settings: Settings, model_repository: Path, *, workers
         report("  mristream submit PATH…; mristream results --follow")
         report(f"large scans are read below {Path.cwd()}; MRISTREAM_SOURCE__ALLOWED_PREFIXES allows other places")
         for process in processes:
-            report(f"metrics: {process.url('/metrics')}")
+            report(f"status: {process.url('/')}; metrics: {process.url('/metrics')}")
+        if prometheus is not None:
+            prometheus.scrape(TRITON, [stack.triton.metrics_url])
+            prometheus.scrape(WORKERS, [process.url("/metrics") for process in processes])
+            report(f"Prometheus, with rules and alerts: {prometheus.url}")
         waiting_for = [""] * workers
         try:
             while True:
                 time.sleep(1)
                 stack.check()
+                if prometheus is not None and not prometheus.alive():
+                    report(f"Prometheus died and is started again; its log: {prometheus.log}")
+                    prometheus.restart()
                 for number, process in enumerate(processes):
                     if not process.alive():
                         report(f"worker {number} died and is started again; its log: {process.log}")
-                        process.stop()
-                        process.start()
+                        process.restart()
                     waiting_for[number] = _say_what_is_waited_for(
                         f"worker {number}", process, waiting_for[number], report
                     )
@@ -247,8 +273,7 @@ class _Run:
             self._worker.check()
         self._worker_starts += 1
         self._report(f"the worker died and is started again; its log: {self._worker.log}")
-        self._worker.stop()
-        self._worker.start()
+        self._worker.restart()
 
     def _in_order(self) -> list[ScanResult]:
         return [self._results[scan_id] for scan_id in list(self._submitter.queued) if scan_id in self._results]

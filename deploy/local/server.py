@@ -121,6 +121,10 @@ class Server(ABC):
         if status is not None:
             raise self._failed(f"died ({_ending(status)})")
 
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
     @property
     def pid(self) -> int:
         """Process id. Raises ServerError if it isn't running."""

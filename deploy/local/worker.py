@@ -22,10 +22,6 @@ class WorkerProcess(Server):
         self._settings = settings
         self._http_port = 0
 
-    def alive(self) -> bool:
-        """Whether the process runs."""
-        return self._process is not None and self._process.poll() is None
-
     def wait(self, timeout_s: float) -> int:
         """Exit status once it has ended; negative for a signal. Raises subprocess.TimeoutExpired."""
         if self._process is None:
@@ -37,8 +33,9 @@ class WorkerProcess(Server):
         return f"http://127.0.0.1:{self._http_port}{page}"
 
     def prepare(self) -> list[str]:
-        """A free port for metrics and health, and the command."""
-        self._http_port = free_port()
+        """A free port for its pages, and the command."""
+        if not self._same_address:  # whoever looks at a page sees it again after a restart
+            self._http_port = free_port()
         return [sys.executable, "-m", "workers.cli", "worker"]
 
     def environment(self) -> dict[str, str]:
