@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from deploy.local.cache import cached
+from deploy.local.cache import cache_folder, cached
 from deploy.local.server import ServerError
 
 # The package lists are about 10 MB; a slow mirror needs minutes, a dead one must not hold us for ever.
@@ -23,9 +23,12 @@ def unpacked(package: str) -> Path:
     """
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         raise ServerError(f"{package} is not installed, and there is no apt-get to fetch it with: install it by hand")
-    release = platform.freedesktop_os_release()
-    system = f"{release.get('ID', 'linux')}-{release.get('VERSION_ID', 'rolling')}"
-    return cached(f"debian/{system}/{package}", lambda folder: _fetch(package, folder))
+    return cached(_name(package), lambda folder: _fetch(package, folder))
+
+
+def is_unpacked(package: str) -> bool:
+    """Whether `unpacked` has nothing to fetch."""
+    return (cache_folder() / _name(package)).exists()
 
 
 def library_path(root: Path) -> str:
@@ -33,6 +36,12 @@ def library_path(root: Path) -> str:
     folders = [*root.glob("usr/lib/*-linux-*"), *root.glob("lib/*-linux-*"), root / "usr/lib"]
     inherited = os.environ.get("LD_LIBRARY_PATH")
     return ":".join([*(str(folder) for folder in folders if folder.is_dir()), *([inherited] if inherited else [])])
+
+
+def _name(package: str) -> str:
+    """In the cache."""
+    release = platform.freedesktop_os_release()
+    return f"debian/{release.get('ID', 'linux')}-{release.get('VERSION_ID', 'rolling')}/{package}"
 
 
 def _fetch(package: str, root: Path) -> None:
