@@ -46,8 +46,8 @@ def _this_scan(board: dashboard.Dashboard) -> None:
         .title("Its way")
         .description("From submit to store: the six steps, and Triton's own spans, in one trace.")
         .datasource(data_source("tempo"))
-        .span(14)
-        .height(18)
+        .span(24)
+        .height(12)
         .with_target(TempoQuery().query("$trace_id").query_type("traceql"))
     )
     slow = (
@@ -57,7 +57,7 @@ def _this_scan(board: dashboard.Dashboard) -> None:
             "Traces of the time shown with a span of more than a second; the trace id is a link that chooses it."
         )
         .datasource(data_source("tempo"))
-        .span(10)
+        .span(12)
         .height(8)
         .with_target(
             TempoQuery()
@@ -81,7 +81,7 @@ def _this_scan(board: dashboard.Dashboard) -> None:
         .title("Its log")
         .description("Lines with this trace id.")
         .datasource(data_source("loki"))
-        .span(10)
+        .span(12)
         .height(8)
         .show_time(True)
         .wrap_log_message(True)
@@ -89,8 +89,7 @@ def _this_scan(board: dashboard.Dashboard) -> None:
         .enable_log_details(True)
         .with_target(LokiQuery().expr("$log_stream |= `$trace_id`").query_type("range"))
     )
-    row(board, "This scan", words("", HOW, width=24, height=3), trace, slow)
-    board.with_panel(log)
+    row(board, "This scan", words("", HOW, width=24, height=3), slow, log, trace)
 
 
 def _others(board: dashboard.Dashboard) -> None:
