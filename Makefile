@@ -51,9 +51,10 @@ bench: $(VENV)/local ## Measure scans per second on this machine, against the mo
 chaos: $(VENV)/local ## Kill workers and servers for an hour, then prove that no scan was lost; leaves runs/chaos
 	@$(BIN)/python -m benchmarks.chaos --kills $(KILLS) --out runs/chaos $(OPTIONS)
 
-docs: schemas ## Write the documentation that comes from the code: settings, metrics and schemas
+docs: $(VENV)/dev schemas ## Write what comes from the code: settings, metrics, schemas and dashboards
 	@$(BIN)/python docs/write_settings.py
 	@$(BIN)/python docs/write_metrics.py
+	@$(BIN)/python -m deploy.monitoring.boards
 
 schemas: $(VENV)/local ## Write the JSON Schemas of the messages
 	@$(BIN)/mristream schema --out docs/schemas

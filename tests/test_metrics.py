@@ -50,6 +50,17 @@ def test_a_published_scan_is_counted_with_its_whole_way() -> None:
     assert value(metrics, "mristream_wait_for_checkpoint_seconds_sum") == pytest.approx(4.0, abs=0.1)
 
 
+def test_a_step_of_a_batch_counts_for_each_of_its_scans() -> None:
+    metrics = Metrics()
+    timing_ms = {"read": 1.5, "classify": 200.0, "end_to_end": 900.0}
+
+    metrics.published([outcome(timing_ms=timing_ms), outcome(timing_ms=timing_ms)])
+
+    assert value(metrics, "mristream_scan_step_seconds_total", step="read") == pytest.approx(0.003)
+    assert value(metrics, "mristream_scan_step_seconds_total", step="classify") == pytest.approx(0.4)
+    assert value(metrics, "mristream_scan_step_seconds_total", step="segment") == 0
+
+
 def test_a_rejected_scan_is_counted_by_reason_and_one_sent_again_as_such() -> None:
     metrics = Metrics()
     reason = RejectReason(code=Reason.DAMAGED, message=f"{PATIENT} is damaged", step="decode")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from deploy.local.prometheus import promtool
-from tests.triton_metrics import TRITON_GPU_METRICS, TRITON_METRICS
+from tests.triton_metrics import TRITON_CACHE_METRICS, TRITON_GPU_METRICS, TRITON_METRICS
 from workers.metrics import OBJECTIVES_S, Metrics
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ RECORDED = {rule["record"] for rule in rules() if "record" in rule}
 
 def known_metrics() -> set[str]:
     """Names of samples that a worker or Triton gives, or that a rule records."""
-    names = {*RECORDED, *TRITON_METRICS, *TRITON_GPU_METRICS}
+    names = {*RECORDED, *TRITON_METRICS, *TRITON_CACHE_METRICS, *TRITON_GPU_METRICS}
     for family in Metrics().registry.collect():
         names |= {sample.name for sample in family.samples} or {family.name}
     for definition in Metrics().catalogue.definitions:

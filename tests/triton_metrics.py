@@ -1,4 +1,4 @@
-"""Names of Triton's metrics that rules and runbooks may use."""
+"""Names of Triton's metrics, and of their labels, that rules, dashboards and runbooks may use."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ TRITON_METRICS = {
     "nv_cpu_memory_total_bytes",
     "nv_cpu_memory_used_bytes",
 }
+# Of a model that has a response cache, which the shipped ones have not.
+TRITON_CACHE_METRICS = {"nv_cache_num_hits_per_model"}
 # Only where there is a GPU: as Triton's user guide names them
 # (https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/metrics.html).
 TRITON_GPU_METRICS = {
@@ -28,3 +30,4 @@ TRITON_GPU_METRICS = {
     "nv_gpu_power_limit",
     "nv_energy_consumption",
 }
+TRITON_LABELS = {"model", "version", "reason", "gpu_uuid"}

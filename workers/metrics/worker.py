@@ -124,6 +124,12 @@ class Metrics:
             labels.STEP,
             upper_bounds=_STEP_BOUNDS_S,
         )
+        self.scan_steps = define.counter(
+            "mristream_scan_step_seconds_total",
+            "Seconds that scans with a published result have spent in a step: a batch's step counts once for each of its "
+            "scans, so that the mean is of scans, whatever the size of their batches.",
+            labels.STEP,
+        )
         self.wait_for_checkpoint = define.histogram(
             "mristream_wait_for_checkpoint_seconds",
             "From a scan's last step to its published result: others of its batch and its partition, and the commit.",
@@ -267,6 +273,8 @@ class Metrics:
             self.flags.labels(flag)
         for step in labels.STEPS:
             self.step.labels(step)
+        # Of a checkpoint each scan waits for the whole: `wait_for_checkpoint`.
+        self._scan_steps = {step: self.scan_steps.labels(step) for step in labels.STEPS if step != "commit"}
         for found in labels.FOUND:
             self.partitions_opened.labels(found)
         for dependency in labels.DEPENDENCIES:
@@ -297,8 +305,12 @@ class Metrics:
     def published(self, outcomes: Iterable[Outcome]) -> None:
         """Count results that readers can see from now on."""
         now_s = time.time()
+        spent_ms = dict.fromkeys(self._scan_steps, 0.0)
         for outcome in outcomes:
             result = outcome.result
+            for step, took_ms in result.timing_ms.items():
+                if step in spent_ms:
+                    spent_ms[step] += took_ms
             took_s = max(0.0, now_s - outcome.message.timestamp_ms / 1000)
             self._scans[result.status, result.lane].inc()
             self._end_to_end[result.lane].observe(took_s)
@@ -311,6 +323,8 @@ class Metrics:
             if result.attempt > 1:
                 self.resent.inc()
             self.quality.observe(outcome)
+        for step, milliseconds in spent_ms.items():
+            self._scan_steps[step].inc(milliseconds / 1000)
 
     def hear(self, dependency: str) -> Heard:
         """What calls to the dependency are to be told to, for their times to be measured."""
