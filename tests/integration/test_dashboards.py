@@ -148,7 +148,8 @@ def test_each_query_of_each_panel_finds_something(
         ask_the_same_and_too_much(*caching)
         wait_for(lambda: sum(values(worker, "mristream_scans_total")) > scans / 4, "a quarter of the results")
         network.cut()
-        wait_for(lambda: min(values(worker, "mristream_dependency_up")) == 0, "Triton is missed")
+        failing = f'rate(mristream_call_seconds_count{{outcome="failed"}}[{4 * INTERVAL_S:.0f}s]) > 0'
+        wait_for(lambda: prometheus.query(failing) != [], "calls that fail")
         network.heal()
         wait_for(lambda: sum(values(worker, "mristream_scans_total")) == scans, "all results", timeout_s=400)
 
