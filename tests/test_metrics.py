@@ -50,6 +50,16 @@ def test_a_published_scan_is_counted_with_its_whole_way() -> None:
     assert value(metrics, "mristream_wait_for_checkpoint_seconds_sum") == pytest.approx(4.0, abs=0.1)
 
 
+def test_the_first_failed_call_has_a_zero_before_it() -> None:
+    metrics = Metrics()
+
+    metrics.hear("store")("put", 0.1, True)
+
+    labels = {"dependency": "store", "operation": "put"}
+    assert value(metrics, "mristream_call_seconds_count", **labels, outcome="failed") == 0
+    assert value(metrics, "mristream_call_seconds_count", **labels, outcome="ok") == 1
+
+
 def test_a_step_of_a_batch_counts_for_each_of_its_scans() -> None:
     metrics = Metrics()
     timing_ms = {"read": 1.5, "classify": 200.0, "end_to_end": 900.0}

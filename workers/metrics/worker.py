@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, GCCollector, Histogram, PlatformCollector, ProcessCollector
 
 from workers import __version__
 from workers.caution import Note
@@ -263,6 +263,7 @@ class Metrics:
 
     def _start_at_zero(self) -> None:
         """A rate needs the zero before the first event; and looking up children takes longer than counting."""
+        self._calls: dict[tuple[str, str], dict[bool, Histogram]] = {}
         self._scans = {(status, lane): self.scans.labels(status, lane) for status in Status for lane in Lane}
         self._end_to_end = {lane: self.end_to_end.labels(lane) for lane in Lane}
         self._wait_in_kafka = {lane: self.wait_in_kafka.labels(lane) for lane in Lane}
@@ -331,7 +332,14 @@ class Metrics:
         return partial(self._heard, dependency)
 
     def _heard(self, dependency: str, operation: str, seconds: float, ok: bool) -> None:
-        self.calls.labels(dependency, operation, "ok" if ok else "failed").observe(seconds)
+        calls = self._calls.get((dependency, operation))
+        if calls is None:  # both at once, for the first failure to have a zero before it
+            calls = {
+                True: self.calls.labels(dependency, operation, "ok"),
+                False: self.calls.labels(dependency, operation, "failed"),
+            }
+            self._calls[dependency, operation] = calls
+        calls[ok].observe(seconds)
 
 
 def _one(value: float | None) -> list[Sample]:

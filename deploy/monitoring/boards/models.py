@@ -12,6 +12,7 @@ UID = "mristream-models"
 JOB = 'job=~"$job"'
 TRITON = 'job=~"$triton_job"'
 CLASS_COLORS: dict[str, str] = dict(zip(LABELS, (RED, AMBER, "purple", GREEN, BLUE), strict=True))
+ONLY_SOME = "Where Triton has them: a cache, GPUs"
 # What the population stability index is called from there.
 _DRIFT = [(None, GREEN), (0.1, AMBER), (0.25, RED)]
 
@@ -24,7 +25,7 @@ def models() -> dashboard.Dashboard:
     _triton(board)
     _said(board)
     _shown(board)
-    _gpus(board)
+    _elsewhere(board)
     return board
 
 
@@ -77,8 +78,8 @@ def _served(board: dashboard.Dashboard) -> None:
             none="too few scans",
         ),
         number(
-            "Reference for drift",
-            "Whether it was made with the models in use.",
+            "Reference fits",
+            "Whether the reference for drift was made with the models in use.",
             Query(f"min(mristream_drift_reference_fits{{{JOB}}})"),
             unit="bool_yes_no",
             width=2,
@@ -130,27 +131,20 @@ def _triton(board: dashboard.Dashboard) -> None:
             "`nv_inference_pending_request_count` at this moment.",
             Query(f"sum by (model) (nv_inference_pending_request_count{{{TRITON}}})", "{{model}}"),
             unit="none",
+            width=8,
         ),
         over_time(
             "Failed requests a minute",
-            "By reason. The worker waits and repeats, or splits the batch until the culprit stands alone.",
+            "By reason. The worker waits and repeats, or splits the batch until the culprit stands alone. Requests that a full "
+            "queue turns away are counted by workers only: calls that failed.",
             Query(
                 f"sum by (model, reason) (rate(nv_inference_request_failure{{{TRITON}}}[$__rate_interval])) * 60 > 0",
                 "{{model}}: {{reason}}",
             ),
             unit="none",
+            width=8,
             none="none",
-        ),
-        over_time(
-            "Answers from Triton's cache",
-            "Share of requests. The shipped models use no cache, as scans do not come twice.",
-            Query(
-                f"sum by (model) (rate(nv_cache_num_hits_per_model{{{TRITON}}}[$__rate_interval]))"
-                f" / (sum by (model) (rate(nv_inference_request_success{{{TRITON}}}[$__rate_interval])) > 0)",
-                "{{model}}",
-            ),
-            unit="percentunit",
-            none="no cache",
+            shades_of=RED,
         ),
         over_time(
             "Triton's machine",
@@ -158,6 +152,7 @@ def _triton(board: dashboard.Dashboard) -> None:
             Query(f"nv_cpu_utilization{{{TRITON}}}", "cores"),
             Query(f"nv_cpu_memory_used_bytes{{{TRITON}}} / nv_cpu_memory_total_bytes{{{TRITON}}}", "memory"),
             unit="percentunit",
+            width=8,
             most=1,
         ),
     )
@@ -233,18 +228,29 @@ def _shown(board: dashboard.Dashboard) -> None:
     )
 
 
-def _gpus(board: dashboard.Dashboard) -> None:
+def _elsewhere(board: dashboard.Dashboard) -> None:
     gpu = "{{instance}} {{gpu_uuid}}"
     row(
         board,
-        "GPUs, where Triton has some",
+        ONLY_SOME,
+        over_time(
+            "Answers from Triton's cache",
+            "Share of requests. The shipped models use no cache, as scans do not come twice.",
+            Query(
+                f"sum by (model) (rate(nv_cache_num_hits_per_model{{{TRITON}}}[$__rate_interval]))"
+                f" / (sum by (model) (rate(nv_inference_request_success{{{TRITON}}}[$__rate_interval])) > 0)",
+                "{{model}}",
+            ),
+            unit="percentunit",
+            none="no cache",
+        ),
         over_time(
             "In use",
             "Share of the time in which the GPU did something.",
             Query(f"nv_gpu_utilization{{{TRITON}}}", gpu),
             unit="percentunit",
             most=1,
-            width=8,
+            width=6,
             none="no GPU",
         ),
         over_time(
@@ -253,7 +259,7 @@ def _gpus(board: dashboard.Dashboard) -> None:
             Query(f"nv_gpu_memory_used_bytes{{{TRITON}}} / nv_gpu_memory_total_bytes{{{TRITON}}}", gpu),
             unit="percentunit",
             most=1,
-            width=8,
+            width=6,
             lines_at=[(None, GREEN), (0.95, RED)],
             none="no GPU",
         ),
@@ -263,7 +269,7 @@ def _gpus(board: dashboard.Dashboard) -> None:
             Query(f"nv_gpu_power_usage{{{TRITON}}}", gpu),
             Query(f"nv_gpu_power_limit{{{TRITON}}}", f"{gpu} limit"),
             unit="watt",
-            width=8,
+            width=6,
             none="no GPU",
         ),
     )

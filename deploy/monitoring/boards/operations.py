@@ -133,6 +133,7 @@ def _flow(board: dashboard.Dashboard) -> None:
             ),
             unit="short",
             bars=True,
+            shades_of=RED,
             none="none",
         ),
         over_time(
@@ -180,6 +181,7 @@ def _latency(board: dashboard.Dashboard) -> None:
                 for share, name in ((0.99, "p99"), (0.5, "p50"))
             ),
             unit="s",
+            log=True,
             width=6,
             lines_at=_PROMISES,
             exemplars=True,
@@ -227,6 +229,7 @@ def _steps(board: dashboard.Dashboard) -> None:
                 "{{step}}",
             ),
             unit="s",
+            log=True,
         ),
         over_time(
             "Calls to Triton and the store: nine of ten are quicker",
@@ -237,6 +240,7 @@ def _steps(board: dashboard.Dashboard) -> None:
                 "{{dependency}}: {{operation}}",
             ),
             unit="s",
+            log=True,
         ),
         over_time(
             "Calls that failed, and repeats",
@@ -277,7 +281,7 @@ def _dependencies(board: dashboard.Dashboard) -> None:
             "Circuit breakers, the worst of all workers. Open: all wait, and Kafka keeps the scans.",
             Query(f"max by (dependency) (mristream_breaker_state{{{JOB}}})", "{{dependency}}"),
             says={0: ("there", GREEN), 1: ("is tried", AMBER), 2: ("down", RED)},
-            width=7,
+            width=6,
         ),
         over_time(
             "Waited for",
@@ -288,7 +292,7 @@ def _dependencies(board: dashboard.Dashboard) -> None:
                 "{{dependency}}",
             ),
             unit="s",
-            width=5,
+            width=4,
         ),
         over_time(
             "Done again",
@@ -316,7 +320,7 @@ def _dependencies(board: dashboard.Dashboard) -> None:
                 "{{alertname}}",
             ),
             says={1: ("pending", AMBER), 2: ("fires", RED)},
-            width=7,
+            width=9,
             none="none",
         ),
     )

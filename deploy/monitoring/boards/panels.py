@@ -58,11 +58,14 @@ def over_time(
     exemplars: bool = False,
     none: str = "",
     beside: bool = False,
+    log: bool = False,
+    shades_of: str = "",
 ) -> timeseries.Panel:
     """Curves over time. `stacked` on each other, as `shares` of their sum, or as `bars`; dashed `lines_at` limits.
 
     `colors` and `names` are by legend; `names` replaces what stands there. `beside`: the legend is a table with means.
-    `none` is what it says where there are no data.
+    `none` is what it says where there are no data. `log`: tenfold is as high as tenfold, for what takes milliseconds or minutes.
+    `shades_of` a colour, for what is never good.
     """
     legend = common.VizLegendOptions().show_legend(True)
     if beside:
@@ -78,14 +81,19 @@ def over_time(
         .span(width)
         .height(height)
         .unit(unit)
-        .min(0)
         .line_width(2)
-        .fill_opacity(80 if stacked or bars else 8)
+        .fill_opacity(80 if stacked or bars else 0)
         .draw_style(choices.GraphDrawStyle.BARS if bars else choices.GraphDrawStyle.LINE)
         .show_points(choices.VisibilityMode.NEVER)
         .legend(legend)
         .tooltip(common.VizTooltipOptions().mode(choices.TooltipDisplayMode.MULTI).sort(choices.SortOrder.DESCENDING))
     )
+    if log:
+        panel.scale_distribution(common.ScaleDistributionConfig().type(choices.ScaleDistribution.LOG).log(10))
+    else:
+        panel.min(0)
+    if shades_of:
+        panel.color_scheme(dashboard.FieldColor().mode(FieldColorModeId.SHADES).fixed_color(shades_of))
     if stacked or shares or bars:
         mode = choices.StackingMode.PERCENT if shares else choices.StackingMode.NORMAL
         panel.stacking(common.StackingConfig().mode(mode).group("A"))

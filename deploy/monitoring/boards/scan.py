@@ -109,6 +109,7 @@ def _others(board: dashboard.Dashboard) -> None:
             "A dot is a scan with a trace: point at it, and follow its link.",
             slowest("mristream_end_to_end_seconds", "lane"),
             unit="s",
+            log=True,
             exemplars=True,
         ),
         over_time(
@@ -116,17 +117,20 @@ def _others(board: dashboard.Dashboard) -> None:
             "Until a worker took the scan.",
             slowest("mristream_wait_in_kafka_seconds", "lane"),
             unit="s",
+            log=True,
         ),
         over_time(
             "Steps: 99 of 100 are quicker",
             "Read and decode of a scan; classify, segment and store of a batch; commit of a checkpoint.",
             slowest("mristream_step_seconds", "step"),
             unit="s",
+            log=True,
         ),
         over_time(
             "For the checkpoint: 99 of 100 are quicker",
             "From a scan's last step to its published result.",
             slowest("mristream_wait_for_checkpoint_seconds", ""),
             unit="s",
+            log=True,
         ),
     )
