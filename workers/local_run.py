@@ -116,7 +116,8 @@ def run_scans(
         update={"worker": settings.worker.model_copy(update={"drain_timeout_s": DRAIN_TIMEOUT_S})}
     )
     try:
-        with Stack(servers, model_repository=model_repository, report=report) as stack:
+        traces_url = settings.tracing.traces_url
+        with Stack(servers, model_repository=model_repository, traces_url=traces_url, report=report) as stack:
             settings = _with_addresses(settings, stack, prefixes_of(found))
             # All scans come at once here: lanes would only cost time.
             one_lane = settings.kafka.model_copy(update={"stat_topic": None, "replay_topic": None})
@@ -152,7 +153,10 @@ def keep_up(
             )
             prometheus.provision(report)
             running.enter_context(prometheus)
-        stack = running.enter_context(Stack(folder, model_repository=model_repository, report=report))
+        traces_url = settings.tracing.traces_url
+        stack = running.enter_context(
+            Stack(folder, model_repository=model_repository, traces_url=traces_url, report=report)
+        )
         # What is too large for a message is read where it lies; scans lie where we were started, or so the settings say.
         here = Path.cwd().as_uri()
         settings = _with_addresses(settings, stack, (here, *settings.source.allowed_prefixes))

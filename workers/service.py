@@ -39,6 +39,7 @@ from workers.settings import KafkaSettings, Settings
 from workers.sources import Sources
 from workers.stores import open_store
 from workers.stores.timed import TimedStore
+from workers.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
     """
     keep_freed_memory()
     with ExitStack() as resources:
+        tracing = resources.enter_context(Tracing(settings.tracing, "mristream-worker"))
         metrics = Metrics(settings.monitoring)
         patience = Patience(metrics, log.warning)
         models = resources.enter_context(TritonModels(settings.triton, heard=metrics.hear("triton")))
@@ -75,11 +77,13 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
                 policy=settings.policy,
                 patience=patience,
                 metrics=metrics,
+                tracing=tracing,
                 passed=passed,
             ),
             patience=patience,
             metrics=metrics,
             settings=settings.worker,
+            tracing=tracing,
             passed=passed,
         )
 
@@ -127,6 +131,7 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
             log.critical("%s: this worker ends without a clean-up, and the next one goes on where it was", problem)
             _exit_at_once(1)
         if not worker.drained:
+            tracing.close()
             # Threads that wait for Triton or a store would keep the process beyond its grace period.
             _exit_at_once(0)
 
