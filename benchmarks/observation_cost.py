@@ -14,7 +14,7 @@ import argparse
 import random
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -50,13 +50,19 @@ def main() -> None:
             for number, (kind, ratio) in enumerate(KINDS.items())
         }
         measured: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        whole: list[float] = []
         for number in range(given.rounds + 1):
             for kind in random.sample(list(KINDS), len(KINDS)):
-                took_us = benches[kind].measure(given.scans)
-                if number:  # the first warms up
-                    measured[kind].append(took_us)
+                took_us, servers_us = benches[kind].measure(given.scans)
+                if not number:  # the first warms up
+                    continue
+                measured[kind].append(took_us)
+                if kind == "no traces":
+                    whole.append(took_us + servers_us)
         spans = len(collector.spans())
-    _print(measured, given.scans, spans)
+    print(f"{machine()}; {given.rounds} rounds of {given.scans} scans; {spans} spans received\n")
+    _print(measured)
+    print(f"\nWith Kafka and Triton a scan without traces takes {statistics.median(whole):.0f} core-µs.")
 
 
 class _Bench:
@@ -66,14 +72,16 @@ class _Bench:
         place = folder / f"worker-{number}"
         settings = settings_for(stack, place / "masks", f"cost-{number}").model_copy(update={"tracing": tracing})
         create_topics(settings.kafka)
+        self._servers = {"kafka": stack.kafka.pid, "triton": stack.triton.pid}
         self._worker = running.enter_context(WorkerProcess(place, settings))
         self._stopwatch = running.enter_context(Stopwatch(settings.kafka, segmented_slices(), prefix=f"{number}"))
 
-    def measure(self, scans: int) -> float:
-        """Core-µs of the worker and its decoders for a scan."""
-        before = sum(cpu_s({}, [self._worker.pid]).values())
+    def measure(self, scans: int) -> tuple[float, float]:
+        """Core-µs for a scan: of the worker with its decoders, and of the servers."""
+        before = cpu_s(self._servers, [self._worker.pid])
         self._stopwatch.wait(self._stopwatch.send([0.0] * scans))
-        return (sum(cpu_s({}, [self._worker.pid]).values()) - before) / scans * 1e6
+        took = {name: (s - before[name]) / scans * 1e6 for name, s in cpu_s(self._servers, [self._worker.pid]).items()}
+        return took["worker"] + took["decoders"], took["kafka"] + took["triton"]
 
 
 def _tracing(collector: Collector, ratio: float | None) -> TracingSettings:
@@ -82,9 +90,8 @@ def _tracing(collector: Collector, ratio: float | None) -> TracingSettings:
     return TracingSettings(otlp_endpoint=collector.endpoint, sample_ratio=ratio)
 
 
-def _print(measured: dict[str, Sequence[float]] | dict[str, list[float]], scans: int, spans: int) -> None:
+def _print(measured: Mapping[str, Sequence[float]]) -> None:
     base = measured["no traces"]
-    print(f"{machine()}; {len(base)} rounds of {scans} scans; {spans} spans received\n")
     print(
         "| | core-µs a scan, median | more than without, median of the rounds' differences | quartiles |\n|---|---|---|---|"
     )

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chaos.null_models import segmented_slices, write_null_models
+from deploy.local.prometheus import WORKERS, Prometheus
 from deploy.local.triton import Triton
 from deploy.local.worker import WorkerProcess
 from tests.conftest import wait_for
-from tests.integration.conftest import SAMPLES, page, read_all_results
+from tests.integration.conftest import SAMPLES, read_all_results
 from tests.integration.tracing.collector import Collector, Received
 from workers.kafka import create_topics, make_producer
 from workers.messages import ScanResult
@@ -266,27 +266,21 @@ def test_a_collector_that_is_down_costs_no_scan_and_is_logged_once(
     assert took_s < CLOSE_TIMEOUT_S + 8
 
 
-def test_the_latency_histogram_names_a_trace_where_prometheus_asks_for_openmetrics(
-    traced: Settings, collector: Collector, slices: list[Path], tmp_path: Path
+def test_prometheus_gets_the_trace_of_a_scan_with_the_latency_histogram(
+    traced: Settings, slices: list[Path], tmp_path: Path
 ) -> None:
     create_topics(traced.kafka)
-    with WorkerProcess(tmp_path / "worker", traced) as worker:
+    with (
+        WorkerProcess(tmp_path / "worker", traced) as worker,
+        Prometheus(tmp_path / "prometheus", scrape_interval_s=0.5) as prometheus,
+    ):
+        prometheus.scrape(WORKERS, [worker.url("/metrics")])
         (scan_id,) = submit_traced(traced, slices[0])
         result = results_of(traced, 1)[scan_id]
-        request = urllib.request.Request(  # as Prometheus 2 and 3 ask
-            worker.url("/metrics"),
-            headers={"Accept": "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4"},
-        )
+        wait_for(lambda: prometheus.exemplars("mristream_end_to_end_seconds_bucket") != [], "an exemplar")
+        exemplars = prometheus.exemplars("mristream_end_to_end_seconds_bucket")
 
-        def exemplars() -> list[str]:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                text = answer.read().decode()
-                assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
-            return re.findall(r'(?m)^mristream_end_to_end_seconds_bucket\{.*\} \S+ # \{trace_id="(\w+)"\}', text)
-
-        wait_for(lambda: exemplars() != [], "an exemplar")
-        assert exemplars() == [result.trace_id]
-        assert "trace_id" not in page(worker, "/metrics")
+    assert exemplars == [{"trace_id": result.trace_id}]
 
 
 def test_without_an_endpoint_nothing_is_sent_and_scans_have_trace_ids_all_the_same(
