@@ -18,6 +18,7 @@ from workers.checkpoint import ClientHangs, Passed, Publisher, nothing_hears
 from workers.errors import Reason
 from workers.lag import LagMeter
 from workers.lane import Lane
+from workers.logs import about
 from workers.messages import Headers
 from workers.messages import Lane as LaneName
 from workers.metrics import Metrics
@@ -229,7 +230,7 @@ class Worker:
     def _work_alone(self, lane: Lane, message: ScanMessage, note: Note) -> list[Outcome]:
         """Take one suspect scan through the steps; or none of them, if workers have died of it often enough."""
         if self._caution.is_too_much(note):
-            log.error("rejecting %s@%d unopened: workers died of it", message.partition, message.offset)
+            log.error("a scan is rejected unopened: workers died of it", extra=about(message))
             return [
                 self._pipeline.reject(
                     message,
@@ -274,7 +275,12 @@ class Worker:
             try:
                 self._progress.finish(batch.future.result())
             except GaveUp as reason:
-                log.warning("a batch of %d scans is left to the next worker: %s", len(batch.messages), reason)
+                log.warning(
+                    "a batch of %d scans is left to the next worker: %s",
+                    len(batch.messages),
+                    reason,
+                    extra=about(batch.messages),
+                )
         self._publishing.something_finished()
         self._measure_flight()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from workers.decoding.intensity import appearance
 from workers.errors import ModelFailed, Reason, ScanRejected
 from workers.inference import ServedModels, TritonModels
 from workers.isolation import Isolation
+from workers.logs import about
 from workers.messages import (
     DeadLetter,
     Flag,
@@ -43,6 +45,8 @@ from workers.sources import Sources
 from workers.stores import MaskStore, mask_key
 from workers.tracing import NO_TRACING, Tracing
 from workers.verdict import ClassVerdict, disagreement, encode_mask, judge_class, measure_mask
+
+log = logging.getLogger(__name__)
 
 # What is said of a scan that has taken a step.
 _PAST = {"read": "read", "decode": "decoded", "classify": "classified", "segment": "segmented", "store": "stored"}
@@ -149,6 +153,8 @@ class Pipeline:
         if served is not self._served:
             self._served = served
             self._metrics.models_in_use(served.versions)
+            names = (f"{model.name} {model.version} ({model.sha256[:12]})" for model in served.versions)
+            log.info("models in use: %s", ", ".join(names))
         return served
 
     def _read(self, scans: list[Scan]) -> None:
@@ -251,6 +257,8 @@ class Pipeline:
             attempt=attempt_of(message.headers),
         )
         message.trace.note(status=result.status, **({"reason": result.reason.code} if result.reason else {}))
+        if result.reason is not None:  # without its message: that is for whoever may see the scan
+            log.warning("a scan is rejected: %s in %s", result.reason.code, result.reason.step, extra=about(message))
         letter = _dead_letter(message, result)
         seen = appearance(scan.decoded.pixels) if scan.decoded else None
         return Outcome(message if letter else message.without_value(), result, letter, seen)

@@ -20,6 +20,7 @@ from workers.caution import Note
 from workers.checkpoint import Member, Passed, Publisher, nothing_hears
 from workers.errors import Unavailable
 from workers.lane import Lane
+from workers.logs import about
 from workers.messages import Lane as LaneName
 from workers.metrics import Metrics
 from workers.notes import Found, Notebook
@@ -176,6 +177,7 @@ class Publishing:
         self._metrics.published(outcomes)
         for outcome in outcomes:
             outcome.message.trace.end()
+            log.debug("a scan's result is published: %s", outcome.result.status, extra=about(outcome.message))
         if self._progress.finished_prefix():
             self.something_finished()
 

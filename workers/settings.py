@@ -278,7 +278,13 @@ class WorkerSettings(Group):
         description="address to serve metrics and health on",
     )
     http_port: int = Field(8080, ge=0, le=65535, description="metrics and health; 0 takes a free port")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what is worth a line")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="what is worth a line; DEBUG has one for each scan"
+    )
+    log_format: Literal["json", "text"] | None = Field(
+        None,
+        description="an object a line, or text for people; if none, `text` for workers that `run` and `up` start, else `json`",
+    )
 
 
 class Settings(BaseSettings):
