@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from workers/settings.py: `make docs`."""
+"""Writes docs/settings.md from workers/settings.py and what it is made of: `make docs`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from workers.settings import MIB, Group, Secret, Settings
+from workers.setting_types import Group, Secret
+from workers.settings import MIB, Settings
 
 PAGE = Path(__file__).with_name("settings.md")
 INTRODUCTION = """# Which settings are there, and how do I change one?

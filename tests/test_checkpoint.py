@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
 
 from tests.conftest import SCANS, scan_message
 from workers.checkpoint import Member, Publisher, TransactionalPublisher, next_offsets
 from workers.messages import ScanResult, Status
 from workers.progress import Outcome, Partition, Progress, ScanMessage
 from workers.settings import KafkaSettings
+from workers.tracing import ScanTrace
 
 P0, P1 = Partition(SCANS, 0), Partition(SCANS, 1)
 Finished = Callable[[ScanMessage], Outcome]
@@ -54,6 +57,20 @@ def test_a_scan_that_finishes_after_its_partition_was_revoked_is_not_published(f
 
     assert progress.finished_prefix() == []
     assert progress.unpublished() == 0
+
+
+def test_the_trace_of_a_scan_that_is_left_to_another_worker_ends_and_says_so(finished: Finished) -> None:
+    progress = Progress()
+    progress.assign([P0])
+    spans: list[Any] = [TracerProvider().get_tracer("test").start_span("scan") for _ in range(2)]
+    messages = [replace(scan_message(n), trace=ScanTrace("1" * 32, span)) for n, span in enumerate(spans)]
+    progress.take(messages)
+    progress.finish([finished(messages[0])])
+
+    progress.drop([P0])
+
+    assert all(span.end_time for span in spans)
+    assert [span.status.description for span in spans] == ["left to another worker"] * 2
 
 
 def test_a_scan_of_a_partition_that_is_not_ours_is_left_to_its_owner() -> None:

@@ -17,8 +17,8 @@ from workers.http import HealthServer
 from workers.messages import LABELS, Lane, MaskInfo, ModelVersion, ScanResult, Status
 from workers.metrics import Metrics
 from workers.metrics.drift import BINS, LEAST_SCANS, SHIPPED, UPPER_BOUNDS, Drift, Reference, bin_of, stability_index
+from workers.monitoring_settings import MonitoringSettings
 from workers.progress import Outcome
-from workers.settings import MonitoringSettings
 
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
 MODEL = ModelVersion(name="brain_mri_classifier", version="7", sha256="c" * 64)

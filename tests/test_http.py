@@ -5,6 +5,8 @@ import time
 import urllib.error
 import urllib.request
 
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
 from workers.http import HUNG_AFTER_S, HealthServer
 from workers.metrics import Metrics
 
@@ -32,6 +34,24 @@ def test_metrics_and_health_are_served() -> None:
         missing.clear()
         assert get(server, "/readyz")[0] == 200
         assert get(server, "/other")[0] == 404
+
+
+def test_prometheus_gets_openmetrics_with_the_trace_of_a_scan_and_others_the_plain_format() -> None:
+    metrics = Metrics()
+    metrics.end_to_end.labels("stat").observe(0.2, {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"})
+    server = HealthServer("127.0.0.1", 0, metrics=metrics, turned_at=time.monotonic, not_ready=dict)
+    with server:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{server.port}/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"}
+        )
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
+        plain = get(server, "/metrics")[1]
+
+    found = [sample.exemplar for sample in families["mristream_end_to_end_seconds"].samples if sample.exemplar]
+    assert [exemplar.labels for exemplar in found] == [{"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}]
+    assert not [name for name in families if name.endswith("_created")]
+    assert b"trace_id" not in plain
 
 
 def test_a_loop_that_hangs_is_not_alive() -> None:

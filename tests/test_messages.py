@@ -17,6 +17,7 @@ from workers.messages import (
     Status,
     json_schemas,
     scan_id_of,
+    trace_parent_of,
 )
 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
@@ -70,11 +71,30 @@ def test_a_message_without_bytes_is_rejected(value: bytes | None) -> None:
     assert rejected.value.reason == Reason.EMPTY
 
 
-@pytest.mark.parametrize("traceparent", [b"", b"rubbish", b"00-short-0-01", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        b"",
+        b"rubbish",
+        b"00-short-0-01",
+        b"\xff\xfe",
+        f"00-{'0' * 32}-00f067aa0ba902b7-01".encode(),
+        f"00-{TRACE}-{'0' * 16}-01".encode(),
+        f"ff-{TRACE}-00f067aa0ba902b7-01".encode(),
+        f"00-{TRACE}-00f067aa0ba902b7-01-more".encode(),
+        f"00-{TRACE}-00f067aa0ba902b7-01\n".encode(),
+    ],
+)
 def test_a_broken_trace_context_does_not_harm_the_scan(traceparent: bytes) -> None:
     request = ScanRequest.from_message(b"x", [("traceparent", traceparent)])
 
     assert request.trace_id is None
+
+
+def test_a_trace_context_of_a_later_version_is_understood() -> None:
+    header = f"01-{TRACE}-00f067aa0ba902b7-03-more".encode()
+
+    assert trace_parent_of([("Traceparent", header)]) == (TRACE, "00f067aa0ba902b7", True)
 
 
 def test_an_overlong_id_is_cut_not_refused() -> None:

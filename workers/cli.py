@@ -20,6 +20,7 @@ from workers import __version__
 from workers.capacity_command import plan_capacity
 from workers.dead_commands import dead
 from workers.errors import Unavailable, UserError
+from workers.logs import configure_logging
 from workers.settings import load_settings
 from workers.submission import find_scans
 from workers.submit_command import nothing_to_send, submit
@@ -185,7 +186,7 @@ def worker() -> None:
     from workers.service import run_worker
 
     settings = load_settings()
-    logging.getLogger().setLevel(settings.worker.log_level)
+    configure_logging(settings.worker.log_level, settings.worker.log_format or "json")
     KAFKA_LOG.setLevel(logging.NOTSET)
     run_worker(settings)
 

@@ -18,6 +18,7 @@ from workers.checkpoint import ClientHangs, Passed, Publisher, nothing_hears
 from workers.errors import Reason
 from workers.lag import LagMeter
 from workers.lane import Lane
+from workers.logs import about
 from workers.messages import Headers
 from workers.messages import Lane as LaneName
 from workers.metrics import Metrics
@@ -27,6 +28,7 @@ from workers.progress import Outcome, Partition, Progress, ScanMessage
 from workers.publishing import Publishing
 from workers.retry import GaveUp, Patience
 from workers.settings import WorkerSettings
+from workers.tracing import NO_TRACING, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class Worker:
         patience: Patience,
         metrics: Metrics,
         settings: WorkerSettings,
+        tracing: Tracing = NO_TRACING,
         passed: Passed = nothing_hears,
     ) -> None:
         """`lanes` in the order of their priority."""
@@ -75,10 +78,17 @@ class Worker:
         self._patience = patience
         self._metrics = metrics
         self._settings = settings
+        self._tracing = tracing
         self._passed = passed
         self._progress = Progress()
         self._publishing = Publishing(
-            publisher, self._progress, patience=patience, metrics=metrics, settings=settings, passed=passed
+            publisher,
+            self._progress,
+            patience=patience,
+            metrics=metrics,
+            settings=settings,
+            tracing=tracing,
+            passed=passed,
         )
         self._caution = Caution(settings.attempts, reach=settings.batch_scans * settings.batches_in_flight)
         self._batches: list[_Batch] = []
@@ -202,7 +212,7 @@ class Worker:
         return bool(self._patience.down().keys() - {"source"})
 
     def _begin(self, lane: Lane, received: Sequence[Message]) -> bool:
-        messages = self._progress.take(map(_scan_message, received))
+        messages = self._progress.take(_scan_message(message, lane.name, self._tracing) for message in received)
         if not messages:
             return False
         self._passed("taken")
@@ -220,7 +230,7 @@ class Worker:
     def _work_alone(self, lane: Lane, message: ScanMessage, note: Note) -> list[Outcome]:
         """Take one suspect scan through the steps; or none of them, if workers have died of it often enough."""
         if self._caution.is_too_much(note):
-            log.error("rejecting %s@%d unopened: workers died of it", message.partition, message.offset)
+            log.error("a scan is rejected unopened: workers died of it", extra=about(message))
             return [
                 self._pipeline.reject(
                     message,
@@ -265,7 +275,12 @@ class Worker:
             try:
                 self._progress.finish(batch.future.result())
             except GaveUp as reason:
-                log.warning("a batch of %d scans is left to the next worker: %s", len(batch.messages), reason)
+                log.warning(
+                    "a batch of %d scans is left to the next worker: %s",
+                    len(batch.messages),
+                    reason,
+                    extra=about(batch.messages),
+                )
         self._publishing.something_finished()
         self._measure_flight()
 
@@ -351,19 +366,21 @@ class Worker:
         self._metrics.lag = self._lag_meter.measure(self._lanes, self._progress)
 
 
-def _scan_message(message: Message) -> ScanMessage:
+def _scan_message(message: Message, lane: LaneName, tracing: Tracing) -> ScanMessage:
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None  # noqa: S101 - a message without error has all three
     assert partition is not None  # noqa: S101
     assert offset is not None  # noqa: S101
+    headers = tuple(cast(Headers, message.headers() or ()))
     kind, timestamp_ms = message.timestamp()
     return ScanMessage(
         partition=Partition(topic, partition),
         offset=offset,
         key=message.key(),
         value=message.value(),
-        headers=tuple(cast(Headers, message.headers() or ())),
+        headers=headers,
         timestamp_ms=int(time.time() * 1000) if kind == TIMESTAMP_NOT_AVAILABLE else timestamp_ms,
+        trace=tracing.take(headers, lane, topic, partition, offset),
     )
 
 

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from workers.metrics import Metrics
 
@@ -57,7 +57,9 @@ class HealthServer:
             def do_GET(self) -> None:
                 path = self.path.split("?")[0]
                 if path == "/metrics":
-                    self._answer(200, CONTENT_TYPE_LATEST, generate_latest(metrics.registry))
+                    # Exemplars are only in OpenMetrics, which Prometheus asks for; anybody else gets the plain format.
+                    encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+                    self._answer(200, content_type, encode(metrics.registry))
                 elif path == "/drift":
                     self._answer(200, "application/json", drift().encode())
                 elif path in pages:

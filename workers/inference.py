@@ -20,6 +20,7 @@ from workers.errors import ModelFailed, Unavailable
 from workers.messages import ModelVersion
 from workers.metrics.calls import Heard, nobody_hears, timed
 from workers.settings import TritonSettings
+from workers.tracing import traceparent_here
 from workers.triton_channel import open_channel
 
 # How long a model update may go unnoticed in results. One metadata request in this time costs nothing.
@@ -126,6 +127,7 @@ class TritonModels:
                     [image],
                     outputs=[triton.InferRequestedOutput(name) for name in outputs],
                     client_timeout=self._settings.timeout_s,
+                    headers=traceparent_here(),
                 )
         except InferenceServerException as error:
             if error.status() in _DOWN:

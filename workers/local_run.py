@@ -21,6 +21,7 @@ from deploy.local.stack import Stack
 from deploy.local.worker import WorkerProcess
 from workers.errors import UserError
 from workers.kafka import create_topics, make_producer
+from workers.logs import message_of
 from workers.messages import ScanResult
 from workers.settings import KafkaSettings, Settings, TritonSettings
 from workers.submission import Found, Submission, Submitter, submit_all
@@ -116,7 +117,8 @@ def run_scans(
         update={"worker": settings.worker.model_copy(update={"drain_timeout_s": DRAIN_TIMEOUT_S})}
     )
     try:
-        with Stack(servers, model_repository=model_repository, report=report) as stack:
+        traces_url = settings.tracing.traces_url
+        with Stack(servers, model_repository=model_repository, traces_url=traces_url, report=report) as stack:
             settings = _with_addresses(settings, stack, prefixes_of(found))
             # All scans come at once here: lanes would only cost time.
             one_lane = settings.kafka.model_copy(update={"stat_topic": None, "replay_topic": None})
@@ -152,7 +154,10 @@ def keep_up(
             )
             prometheus.provision(report)
             running.enter_context(prometheus)
-        stack = running.enter_context(Stack(folder, model_repository=model_repository, report=report))
+        traces_url = settings.tracing.traces_url
+        stack = running.enter_context(
+            Stack(folder, model_repository=model_repository, traces_url=traces_url, report=report)
+        )
         # What is too large for a message is read where it lies; scans lie where we were started, or so the settings say.
         here = Path.cwd().as_uri()
         settings = _with_addresses(settings, stack, (here, *settings.source.allowed_prefixes))
@@ -318,7 +323,7 @@ def _waiting_for(worker: WorkerProcess) -> str:
         names: list[str] = json.loads(answer.read())["waiting_for"]
     except OSError:
         return ""  # it starts, or has died, which is noticed elsewhere
-    lines = worker.log.read_text(errors="replace").splitlines()
+    lines = [message_of(line) for line in worker.log.read_text(errors="replace").splitlines()]
     reasons = [
         next((line.partition("waiting for ")[2] for line in reversed(lines) if f"waiting for {name}: " in line), name)
         for name in names
@@ -371,4 +376,6 @@ def _with_addresses(settings: Settings, stack: Stack, allowed_prefixes: tuple[st
     unset = {name: TritonSettings.model_fields[name].get_default() for name in _TRITON_ACCESS}
     triton = settings.triton.model_copy(update=unset | {"url": stack.triton.grpc_url})
     source = settings.source.model_copy(update={"allowed_prefixes": allowed_prefixes})
-    return settings.model_copy(update={"kafka": kafka, "triton": triton, "source": source})
+    # What these workers log lies in a folder, for people to read.
+    worker = settings.worker.model_copy(update={"log_format": settings.worker.log_format or "text"})
+    return settings.model_copy(update={"kafka": kafka, "triton": triton, "source": source, "worker": worker})

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,7 +33,8 @@ TumorType = Literal["glioma", "meningioma", "pituitary"]
 # In the order of the classifier's output.
 LABELS: tuple[Label, ...] = get_args(Label)
 TUMOR_TYPES: tuple[TumorType, ...] = get_args(TumorType)
-_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
+# W3C Trace Context, section 3.2: ids of nothing but zeros, and version ff, are invalid; later versions may add fields.
+_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
 class Contract(BaseModel):
@@ -206,10 +207,27 @@ def source_of(headers: Headers) -> str:
     return _texts(headers).get("ce_source", "")[:4096]
 
 
+class TraceParent(NamedTuple):
+    """What the W3C `traceparent` header says: two ids in hexadecimal, and whether the sender records the trace."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+
+
+def trace_parent_of(headers: Headers) -> TraceParent | None:
+    """What the `traceparent` header says; None if there is none that makes sense."""
+    given = next((value for name, value in headers if name.lower() == "traceparent"), None)
+    match = _TRACEPARENT.fullmatch((given or b"").decode("ascii", errors="replace"))
+    if match is None or (match[1] == "00" and match[5]):
+        return None
+    return TraceParent(match[2], match[3], sampled=bool(int(match[4], 16) & 1))
+
+
 def trace_id_of(headers: Headers) -> str | None:
     """Trace id of the W3C `traceparent` header, or None."""
-    match = _TRACEPARENT.match(_texts(headers).get("traceparent", ""))
-    return match.group(1) if match else None
+    parent = trace_parent_of(headers)
+    return parent.trace_id if parent else None
 
 
 def attempt_of(headers: Headers) -> int:

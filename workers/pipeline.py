@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from workers.decoding.intensity import appearance
 from workers.errors import ModelFailed, Reason, ScanRejected
 from workers.inference import ServedModels, TritonModels
 from workers.isolation import Isolation
+from workers.logs import about
 from workers.messages import (
     DeadLetter,
     Flag,
@@ -34,7 +36,6 @@ from workers.messages import (
     attempt_of,
     scan_id_of,
     source_of,
-    trace_id_of,
 )
 from workers.metrics import Metrics
 from workers.progress import Outcome, ScanMessage
@@ -42,7 +43,10 @@ from workers.retry import Patience
 from workers.settings import PolicySettings
 from workers.sources import Sources
 from workers.stores import MaskStore, mask_key
+from workers.tracing import NO_TRACING, Tracing
 from workers.verdict import ClassVerdict, disagreement, encode_mask, judge_class, measure_mask
+
+log = logging.getLogger(__name__)
 
 # What is said of a scan that has taken a step.
 _PAST = {"read": "read", "decode": "decoded", "classify": "classified", "segment": "segmented", "store": "stored"}
@@ -104,6 +108,7 @@ class Pipeline:
         policy: PolicySettings,
         patience: Patience,
         metrics: Metrics,
+        tracing: Tracing = NO_TRACING,
         passed: Passed = nothing_hears,
     ) -> None:
         self._sources = sources
@@ -114,13 +119,17 @@ class Pipeline:
         self._patience = patience
         self._isolation = Isolation(patience)
         self._metrics = metrics
+        self._tracing = tracing
         self._passed = passed
         self._served: ServedModels | None = None
         self._encoding = threading.Lock()
 
     def process(self, messages: Sequence[ScanMessage], lane: Lane = Lane.ROUTINE) -> list[Outcome]:
         """Take each scan to its final result, masks stored. Waits out outages; raises GaveUp if told to stop meanwhile."""
-        scans = [Scan(message, lane) for message in messages]
+        with self._tracing.batch(lane, [message.trace for message in messages]):
+            return self._walk([Scan(message, lane) for message in messages])
+
+    def _walk(self, scans: list[Scan]) -> list[Outcome]:
         served = self._ask_what_is_served()
 
         for scan in scans:  # one at a time, so that the files of a batch don't lie in memory together
@@ -144,6 +153,8 @@ class Pipeline:
         if served is not self._served:
             self._served = served
             self._metrics.models_in_use(served.versions)
+            names = (f"{model.name} {model.version} ({model.sha256[:12]})" for model in served.versions)
+            log.info("models in use: %s", ", ".join(names))
         return served
 
     def _read(self, scans: list[Scan]) -> None:
@@ -213,7 +224,8 @@ class Pipeline:
         if not underway:
             return
         started = time.perf_counter()
-        do(underway)
+        with self._tracing.step(name, (scan.message.trace for scan in underway)):
+            do(underway)
         seconds = time.perf_counter() - started
         self._metrics.step.labels(name).observe(seconds)
         for scan in underway:
@@ -240,10 +252,13 @@ class Pipeline:
             models=list(served.versions) if served and verdict else [],
             reason=scan.rejection,
             timing_ms=scan.timing_ms,
-            trace_id=trace_id_of(message.headers),
+            trace_id=message.trace.trace_id,
             lane=scan.lane,
             attempt=attempt_of(message.headers),
         )
+        message.trace.note(status=result.status, **({"reason": result.reason.code} if result.reason else {}))
+        if result.reason is not None:  # without its message: that is for whoever may see the scan
+            log.warning("a scan is rejected: %s in %s", result.reason.code, result.reason.step, extra=about(message))
         letter = _dead_letter(message, result)
         seen = appearance(scan.decoded.pixels) if scan.decoded else None
         return Outcome(message if letter else message.without_value(), result, letter, seen)

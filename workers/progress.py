@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from workers.decoding.intensity import Appearance
 from workers.messages import DeadLetter, ScanResult
+from workers.tracing import NOT_TRACED, ScanTrace
 
 
 class Partition(NamedTuple):
@@ -20,7 +21,8 @@ class Partition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScanMessage:
-    """A scan's Kafka message, as far as the worker needs it; `timestamp_ms` is its Kafka timestamp."""
+    """A scan's Kafka message, as far as the worker needs it; `timestamp_ms` is its Kafka timestamp. `trace` ends when its
+    result is published, or the scan is left to another worker."""
 
     partition: Partition
     offset: int
@@ -28,6 +30,7 @@ class ScanMessage:
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
     timestamp_ms: int
+    trace: ScanTrace = field(default=NOT_TRACED, compare=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -100,6 +103,7 @@ class Progress:
             window = self._windows.pop(partition, None)
             for scan in window.scans.values() if window else ():
                 self.unpublished_bytes -= scan.size
+                (scan if isinstance(scan, ScanMessage) else scan.message).trace.end("left to another worker")
                 dropped += 1
         return dropped
 

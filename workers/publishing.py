@@ -20,12 +20,14 @@ from workers.caution import Note
 from workers.checkpoint import Member, Passed, Publisher, nothing_hears
 from workers.errors import Unavailable
 from workers.lane import Lane
+from workers.logs import about
 from workers.messages import Lane as LaneName
 from workers.metrics import Metrics
 from workers.notes import Found, Notebook
 from workers.progress import Outcome, Partition, Progress, ScanMessage
 from workers.retry import FIRST_DELAY_S, Patience
 from workers.settings import WorkerSettings
+from workers.tracing import NO_TRACING, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Publishing:
         patience: Patience,
         metrics: Metrics,
         settings: WorkerSettings,
+        tracing: Tracing = NO_TRACING,
         passed: Passed = nothing_hears,
     ) -> None:
         self._publisher = publisher
@@ -52,6 +55,7 @@ class Publishing:
         self._patience = patience
         self._metrics = metrics
         self._settings = settings
+        self._tracing = tracing
         self._passed = passed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._checkpoint: Future[None] | None = None
@@ -148,7 +152,8 @@ class Publishing:
         self._notebook.mark(lane.member(), message.partition, message.offset, note)
 
     def _publish(self, outcomes: Sequence[Outcome], members: Sequence[Member]) -> None:
-        with self._metrics.step.labels("commit").time():
+        traces = (outcome.message.trace for outcome in outcomes)
+        with self._metrics.step.labels("commit").time(), self._tracing.step("commit", traces):
             self._publisher.publish(outcomes, members)
 
     def _end_checkpoint(self) -> None:
@@ -170,6 +175,9 @@ class Publishing:
         self._passed("checkpoint.moved")
         self._metrics.checkpoint_scans.observe(len(outcomes))
         self._metrics.published(outcomes)
+        for outcome in outcomes:
+            outcome.message.trace.end()
+            log.debug("a scan's result is published: %s", outcome.result.status, extra=about(outcome.message))
         if self._progress.finished_prefix():
             self.something_finished()
 

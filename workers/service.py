@@ -9,6 +9,7 @@ import signal
 import time
 from contextlib import ExitStack
 
+from workers import __version__
 from workers.allocator import keep_freed_memory
 from workers.checkpoint import (
     AtLeastOncePublisher,
@@ -39,6 +40,7 @@ from workers.settings import KafkaSettings, Settings
 from workers.sources import Sources
 from workers.stores import open_store
 from workers.stores.timed import TimedStore
+from workers.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,16 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
     Raises UserError for settings that can't work, and whatever stopped the worker if that is our own fault.
     """
     keep_freed_memory()
+    log.info(
+        "mristream %s: scans from %s at %s, models from %s, masks to %s",
+        __version__,
+        ", ".join(_topics(settings.kafka).values()),
+        settings.kafka.bootstrap_servers,
+        settings.triton.url,
+        settings.store.uri,
+    )
     with ExitStack() as resources:
+        tracing = resources.enter_context(Tracing(settings.tracing, "mristream-worker"))
         metrics = Metrics(settings.monitoring)
         patience = Patience(metrics, log.warning)
         models = resources.enter_context(TritonModels(settings.triton, heard=metrics.hear("triton")))
@@ -75,11 +86,13 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
                 policy=settings.policy,
                 patience=patience,
                 metrics=metrics,
+                tracing=tracing,
                 passed=passed,
             ),
             patience=patience,
             metrics=metrics,
             settings=settings.worker,
+            tracing=tracing,
             passed=passed,
         )
 
@@ -127,18 +140,24 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
             log.critical("%s: this worker ends without a clean-up, and the next one goes on where it was", problem)
             _exit_at_once(1)
         if not worker.drained:
+            tracing.close()
             # Threads that wait for Triton or a store would keep the process beyond its grace period.
             _exit_at_once(0)
+        log.info("drained")
 
 
 def _lanes(settings: KafkaSettings) -> list[Lane]:
     """In the order of their priority."""
+    return [Lane(name, topic, make_consumer(settings)) for name, topic in _topics(settings).items()]
+
+
+def _topics(settings: KafkaSettings) -> dict[LaneName, str]:
     topics = {
         LaneName.STAT: settings.stat_topic,
         LaneName.ROUTINE: settings.scans_topic,
         LaneName.REPLAY: settings.replay_topic,
     }
-    return [Lane(name, topic, make_consumer(settings)) for name, topic in topics.items() if topic]
+    return {lane: topic for lane, topic in topics.items() if topic}
 
 
 def _publisher(settings: KafkaSettings, passed: Passed) -> Publisher:

@@ -9,67 +9,22 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    SecretStr,
-    SerializationInfo,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 from yaml import YAMLError
 
 from workers.errors import UserError
+from workers.monitoring_settings import MonitoringSettings, TracingSettings
+from workers.setting_types import REVEAL_SECRETS, Group, Secret, check_one_password, check_pair, read_password
 
 MIB = 1024 * 1024
 CONFIG_VARIABLE = "MRISTREAM_CONFIG"
 PREFIX = "MRISTREAM_"
 # Read elsewhere, before there are settings: where the local servers' downloads come from and stay.
 _OTHER_VARIABLES = {CONFIG_VARIABLE, "MRISTREAM_CACHE", "MRISTREAM_MAVEN"}
-
-
-def _shown(secret: SecretStr, info: SerializationInfo) -> str:
-    return secret.get_secret_value() if info.context == _REVEAL_SECRETS else str(secret)
-
-
-_REVEAL_SECRETS = {"reveal": "secrets"}
-# Shown as asterisks, whoever prints or dumps the settings; `Settings.environment` alone tells it.
-Secret = Annotated[SecretStr, PlainSerializer(_shown, when_used="json")]
-
-
-class Group(BaseModel):
-    """Settings that belong together; a misspelt name is an error, not a silence."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-def _check_pair(cert_file: Path | None, key_file: Path | None) -> None:
-    if (cert_file is None) != (key_file is None):
-        raise ValueError("cert_file and key_file go together")
-
-
-def _check_one_password(password: SecretStr | None, password_file: Path | None) -> None:
-    if password is not None and password_file is not None:
-        raise ValueError("give password or password_file, not both")
-
-
-def _read_password(password: SecretStr | None, password_file: Path | None, name: str) -> str | None:
-    if password is not None:
-        return password.get_secret_value()
-    if password_file is None:
-        return None
-    try:
-        # Editors end a file with a line feed that is no part of the password.
-        return password_file.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UserError(f"{name} names {password_file}, which can't be read: {type(problem).__name__}") from None
 
 
 class KafkaSettings(Group):
@@ -139,8 +94,8 @@ class KafkaSettings(Group):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        _check_pair(self.cert_file, self.key_file)
-        _check_one_password(self.password, self.password_file)
+        check_pair(self.cert_file, self.key_file)
+        check_one_password(self.password, self.password_file)
         logs_in = self.security_protocol.startswith("SASL_")
         if logs_in != (self.sasl_mechanism is not None):
             raise ValueError("a SASL_ security_protocol and a sasl_mechanism go together")
@@ -152,7 +107,7 @@ class KafkaSettings(Group):
 
     def read_password(self) -> str | None:
         """The password, from wherever it was given. Raises UserError if its file can't be read."""
-        return _read_password(self.password, self.password_file, "kafka.password_file")
+        return read_password(self.password, self.password_file, "kafka.password_file")
 
 
 class TritonSettings(Group):
@@ -176,7 +131,7 @@ class TritonSettings(Group):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        _check_pair(self.cert_file, self.key_file)
+        check_pair(self.cert_file, self.key_file)
         if not self.tls and (self.ca_file or self.cert_file):
             raise ValueError("ca_file and cert_file mean nothing without tls: true")
         return self
@@ -233,13 +188,13 @@ class StoreSettings(Group):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        _check_pair(self.cert_file, self.key_file)
-        _check_one_password(self.password, self.password_file)
+        check_pair(self.cert_file, self.key_file)
+        check_one_password(self.password, self.password_file)
         return self
 
     def read_password(self) -> str | None:
         """The password, from wherever it was given. Raises UserError if its file can't be read."""
-        return _read_password(self.password, self.password_file, "store.password_file")
+        return read_password(self.password, self.password_file, "store.password_file")
 
 
 class DecodeSettings(Group):
@@ -323,19 +278,12 @@ class WorkerSettings(Group):
         description="address to serve metrics and health on",
     )
     http_port: int = Field(8080, ge=0, le=65535, description="metrics and health; 0 takes a free port")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what is worth a line")
-
-
-class MonitoringSettings(Group):
-    """What the metrics compare today's scans with ([metrics.md](metrics.md))."""
-
-    drift_reference: Path | None = Field(
-        None,
-        description="JSON file of scans that are as they should be, such as `/drift` of a worker gives; the validation "
-        "slices of the shipped models if none",
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="what is worth a line; DEBUG has one for each scan"
     )
-    drift_scans: int = Field(
-        2000, ge=500, description="so many last scans are compared with it; a patient's slices resemble each other"
+    log_format: Literal["json", "text"] | None = Field(
+        None,
+        description="an object a line, or text for people; if none, `text` for workers that `run` and `up` start, else `json`",
     )
 
 
@@ -359,6 +307,7 @@ class Settings(BaseSettings):
     policy: PolicySettings = PolicySettings()
     worker: WorkerSettings = WorkerSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -376,7 +325,7 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """The environment variables that give another process these settings, secrets included."""
-        groups = self.model_dump(mode="json", context=_REVEAL_SECRETS)
+        groups = self.model_dump(mode="json", context=REVEAL_SECRETS)
         return {f"{PREFIX}{name.upper()}": json.dumps(group) for name, group in groups.items()}
 
 

@@ -21,6 +21,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from workers.errors import UserError
 from workers.messages import DEADLINE_HEADER, REFERENCE_CONTENT_TYPE, SCAN_TYPE, Reference
 from workers.settings import KafkaSettings
+from workers.tracing import NO_TRACING, ScanTrace, Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class Submitter:
         *,
         topic: str | None = None,
         deadline: datetime | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """`topic` is that of routine scans if not given; `deadline` is when their results are needed."""
         self._producer = producer
@@ -116,6 +118,7 @@ class Submitter:
         self._on_delivery = on_delivery
         self._topic = topic or settings.scans_topic
         self._deadline = deadline
+        self._tracing = tracing
         self.queued: dict[str, Submission] = {}
         self.failures: list[str] = []
         self.sent = 0
@@ -131,12 +134,14 @@ class Submitter:
         if scan_id in self.queued:
             self._fail(scan, f"scan id {scan_id} is taken by {self.queued[scan_id].place}")
             return
+        trace, traceparent = self._tracing.submit(self._topic)
         headers = {
             "ce_specversion": "1.0",
             "ce_id": scan_id,
             "ce_source": scan.uri,
             "ce_type": SCAN_TYPE,
             "content-type": content_type,
+            **traceparent,
         }
         if self._deadline is not None:
             headers[DEADLINE_HEADER] = self._deadline.isoformat()
@@ -148,12 +153,13 @@ class Submitter:
                     key=(scan.patient_key or scan_id).encode(),
                     value=value,
                     headers=[(name, text.encode()) for name, text in headers.items()],
-                    on_delivery=partial(self._delivered, scan_id),
+                    on_delivery=partial(self._delivered, scan_id, trace),
                 )
             except BufferError:
                 self._producer.poll(0.1)  # the queue is full: let some of it go out
             except KafkaException as problem:
                 self._fail(self.queued.pop(scan_id), problem.args[0].str())
+                trace.end("not sent")
                 return
             else:
                 self._producer.poll(0)
@@ -164,7 +170,8 @@ class Submitter:
         while self._producer.flush(0.5):
             pass
 
-    def _delivered(self, scan_id: str, error: KafkaError | None, message: Message) -> None:
+    def _delivered(self, scan_id: str, trace: ScanTrace, error: KafkaError | None, message: Message) -> None:
+        trace.end(error.name() if error else None)
         if error is None:
             self.sent += 1
         else:

@@ -14,6 +14,7 @@ from workers.errors import UserError
 from workers.settings import KafkaSettings, load_settings
 from workers.submission import Found, Submitter, find_scans, read_manifest, submit_all
 from workers.terminal import JSON_OPTION, progress_bar, say, say_left_out
+from workers.tracing import Tracing
 
 _DURATION = re.compile(r"(\d+)\s*([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -86,7 +87,8 @@ def submit(
     With --replay, scans of a time or of given offsets are run again, when the worker has nothing else to do: their new
     results carry the models' versions and the lane `replay`, and masks of other models lie beside the old ones.
     """
-    settings = load_settings().kafka
+    loaded = load_settings()
+    settings = loaded.kafka
     if replay:
         if paths or manifest or stat or deadline or bool(since) == bool(offsets) or (until and not since):
             raise UserError("--replay goes with --since (and --until), or with --offsets, and with nothing else")
@@ -94,7 +96,8 @@ def submit(
         return
     if since or until or offsets:
         raise UserError("--since, --until and --offsets go with --replay")
-    _submit(settings, paths, manifest, _topic(settings, stat), deadline, as_json)
+    with Tracing(loaded.tracing, "mristream-submit") as tracing:
+        _submit(settings, paths, manifest, _topic(settings, stat), deadline, tracing, as_json)
 
 
 def _submit(
@@ -103,6 +106,7 @@ def _submit(
     manifest: Path | None,
     topic: str,
     deadline: datetime | None,
+    tracing: Tracing,
     as_json: bool,
 ) -> None:
     from workers.kafka import create_topics, make_producer
@@ -117,7 +121,12 @@ def _submit(
     with progress_bar() as progress:
         task = progress.add_task("sent", total=len(found.submissions))
         submitter = Submitter(
-            make_producer(settings), settings, lambda: progress.advance(task), topic=topic, deadline=deadline
+            make_producer(settings),
+            settings,
+            lambda: progress.advance(task),
+            topic=topic,
+            deadline=deadline,
+            tracing=tracing,
         )
         queued = submit_all(submitter, found.submissions)
     failures = [*submitter.failures, *found.unreadable]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -95,6 +96,7 @@ class Prometheus(Server):
             f"--config.file={configuration}",
             f"--storage.tsdb.path={self.folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{self.port}",
+            "--enable-feature=exemplar-storage",
             # Debian's looks for its pages where the package would be installed.
             *([f"--web.local-assets={assets}"] if assets.is_dir() and not shutil.which("prometheus") else ()),
         ]
@@ -123,17 +125,23 @@ class Prometheus(Server):
         """Labels of the alerts that are `firing` or `pending`. Raises ServerError where no answer comes."""
         return [alert["labels"] for alert in self._ask("alerts", {})["alerts"] if alert["state"] == state]
 
-    def _ask(self, what: str, parameters: dict[str, str]) -> dict[str, Any]:
+    def exemplars(self, expression: str, last_s: float = 3600.0) -> list[dict[str, str]]:
+        """Labels of the exemplars that the expression's series had in the last seconds. Raises ServerError as above."""
+        now = time.time()
+        period = {"start": str(now - last_s), "end": str(now)}
+        found: Any = self._ask("query_exemplars", {"query": expression, **period})
+        return [exemplar["labels"] for series in found for exemplar in series["exemplars"]]
+
+    def _ask(self, what: str, parameters: dict[str, str]) -> Any:
         url = f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         try:
             with _open(url) as answer:
-                data: dict[str, Any] = json.load(answer)["data"]
+                return json.load(answer)["data"]
         except urllib.error.HTTPError as problem:
             reason = json.load(problem)["error"]
             raise ServerError(f"prometheus can't answer {parameters or what}: {reason}") from problem
         except OSError as problem:
             raise ServerError(f"prometheus doesn't answer: {problem}. Its log: {self.log}") from problem
-        return data
 
     def _configuration(self) -> dict[str, Any]:
         # A scrape may not take longer than until the next one.

@@ -26,14 +26,21 @@ class Stack:
 
     Both are stopped on leaving, whatever the reason: an exception, Ctrl-C, or SIGTERM, which becomes SystemExit(143)
     while the stack is entered on the main thread and nobody else handles it. Stacks in different folders don't meet.
-    `report` hears, in words for people, what is being done; it may be called from other threads.
+    `report` hears, in words for people, what is being done; it may be called from other threads. Triton's spans go to
+    `traces_url`.
     """
 
     def __init__(
-        self, folder: Path, *, model_repository: Path, model_config_name: str = "cpu", report: Report = silent
+        self,
+        folder: Path,
+        *,
+        model_repository: Path,
+        model_config_name: str = "cpu",
+        traces_url: str | None = None,
+        report: Report = silent,
     ) -> None:
         self.kafka = Kafka(folder)
-        self.triton = Triton(folder, model_repository, model_config_name)
+        self.triton = Triton(folder, model_repository, model_config_name, traces_url=traces_url)
         self._report = report
         self._running = ExitStack()
 

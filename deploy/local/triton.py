@@ -52,8 +52,9 @@ class Triton(Server):
     """Triton on free ports of 127.0.0.1, with every model of `model_repository`.
 
     `model_config_name` chooses among the models' configurations (`configs/NAME.pbtxt`); `arguments` are further
-    options of tritonserver. By default gRPC is open to all, without TLS; `security` changes that. A model that can't be
-    loaded is a ServerError with its reason.
+    options of tritonserver. By default gRPC is open to all, without TLS; `security` changes that. `traces_url` is where its
+    spans are posted to: those of requests that come with a trace context. A model that can't be loaded is a ServerError
+    with its reason.
     """
 
     name = "triton"
@@ -66,12 +67,13 @@ class Triton(Server):
         *,
         arguments: Sequence[str] = (),
         security: TritonSecurity | None = None,
+        traces_url: str | None = None,
     ) -> None:
         super().__init__(folder)
         self._security = security
         self._model_repository = model_repository.resolve()
         self._model_config_name = model_config_name
-        self._arguments = tuple(arguments)
+        self._arguments = (*(_tracing(traces_url) if traces_url else ()), *arguments)
         # The python backend talks to its models through files in shared memory, and forgets them when it is interrupted.
         self._shared_memory = f"mristream-{uuid.uuid4().hex[:12]}-"
         self._installed: TritonEnvironment | None = None
@@ -180,3 +182,15 @@ class Triton(Server):
         if self._installed is None:
             self._installed = triton_environment()
         return self._installed
+
+
+def _tracing(url: str) -> list[str]:
+    """Options of tritonserver."""
+    return [
+        "--trace-config=mode=opentelemetry",
+        f"--trace-config=opentelemetry,url={url}",
+        "--trace-config=opentelemetry,resource=service.name=triton",
+        "--trace-config=level=TIMESTAMPS",
+        # No request but those that bring a context, which are traced whatever the rate.
+        "--trace-config=rate=0",
+    ]

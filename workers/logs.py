@@ -1,0 +1,113 @@
+"""The log: one line for each event, as JSON for programs or as text for people.
+
+A line that concerns a scan or a batch carries its trace id. Never logged: pixels, scan ids, names and addresses of files,
+header fields, and the texts of unforeseen errors, which may repeat any of these.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal
+
+from workers.progress import ScanMessage
+from workers.tracing import trace_id_here
+
+LogFormat = Literal["json", "text"]
+log = logging.getLogger(__name__)
+
+
+def configure_logging(level: str, log_format: LogFormat) -> None:
+    """Log to standard error from now on, unforeseen errors and the warnings of libraries included."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    # Libraries explain at length what is their own business.
+    for library in ("asyncio", "urllib3", "prometheus_client"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    sys.excepthook = _say_last_words
+    threading.excepthook = _say_that_a_thread_died
+
+
+def about(messages: ScanMessage | Sequence[ScanMessage]) -> dict[str, Any]:
+    """For `extra`: which scan a line is about, or which scans of a batch."""
+    if isinstance(messages, ScanMessage):
+        partition = messages.partition
+        place = {"topic": partition.topic, "partition": partition.number, "offset": messages.offset}
+        return {"facts": {"trace_id": messages.trace.trace_id, **place}}
+    return {"facts": {"trace_ids": [message.trace.trace_id for message in messages]}}
+
+
+class JsonLines(logging.Formatter):
+    """`time`, `level`, `logger`, `message`, and where there is something to say: `trace_id`, or `trace_ids` of a batch;
+    `topic`, `partition`, `offset`; `error` and `at`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_facts(record),
+        }
+        return json.dumps(line)
+
+
+class TextLines(logging.Formatter):
+    """The same for people's eyes: time, level, logger, the trace id's beginning, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        facts = _facts(record)
+        when = datetime.fromtimestamp(record.created).astimezone().isoformat(" ", "milliseconds")
+        trace = f" [{facts['trace_id']}]" if facts.get("trace_id") else ""
+        error = f" ({facts['error']}, {' < '.join(reversed(facts['at']))})" if "error" in facts else ""
+        message = " ".join(record.getMessage().splitlines())
+        return f"{when} {record.levelname} {record.name}{trace}: {message}{error}"
+
+
+def message_of(line: str) -> str:
+    """The message of a line in either format, or the whole line if it is in neither."""
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        parsed = None
+    if isinstance(parsed, dict):
+        return str(parsed.get("message", line))
+    head, colon, message = line.partition(": ")
+    return message if colon and len(head.split()) >= 4 else line
+
+
+def _facts(record: logging.LogRecord) -> dict[str, Any]:
+    facts: dict[str, Any] = dict(getattr(record, "facts", {}))
+    if "trace_ids" not in facts and (here := facts.get("trace_id") or trace_id_here()):
+        facts["trace_id"] = here
+    if record.exc_info and record.exc_info[0] is not None:
+        kind, _, trace = record.exc_info
+        facts["error"] = kind.__name__
+        facts["at"] = [f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in traceback.extract_tb(trace)]
+    return facts
+
+
+def _say_last_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    log.critical(
+        "the worker ends: this is our own fault, and nothing of it is committed", exc_info=(kind, error, trace)
+    )
+
+
+def _say_that_a_thread_died(died: threading.ExceptHookArgs) -> None:
+    if died.exc_value is not None:
+        name = died.thread.name if died.thread else "?"
+        log.critical("the thread %s died", name, exc_info=(died.exc_type, died.exc_value, died.exc_traceback))
