@@ -1,16 +1,17 @@
-"""Metrics and health of a worker over HTTP."""
+"""Metrics and health over HTTP."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from workers.metrics import Metrics
@@ -19,52 +20,23 @@ from workers.metrics import Metrics
 HUNG_AFTER_S = 30.0
 
 
-class HealthServer:
-    """Serves `/metrics`, `/healthz` (the poll loop turns), `/readyz` (scans can be taken) and `/drift` (the last scans as
-    a reference for those to come), on a thread of its own.
+Page = Callable[[], tuple[int, str, bytes]]
 
-    `turned_at` gives the monotonic time of the loop's last turn; `not_ready` names what is missing and for how many
-    seconds, or is empty.
-    """
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        metrics: Metrics,
-        turned_at: Callable[[], float],
-        not_ready: Callable[[], dict[str, float]],
-    ) -> None:
-        def healthz() -> tuple[int, dict[str, object]]:
-            idle_s = time.monotonic() - turned_at()
-            return (200 if idle_s < HUNG_AFTER_S else 503), {"seconds_since_last_turn": round(idle_s, 3)}
+class PageServer:
+    """Serves pages by their paths on a thread of its own. A page gives its status, its type and its bytes."""
 
-        def readyz() -> tuple[int, dict[str, object]]:
-            missing = not_ready()
-            since_s = {name: round(seconds, 1) for name, seconds in missing.items()}
-            return (503 if missing else 200), {"ready": not missing, "waiting_for": sorted(missing), "for_s": since_s}
-
-        def drift() -> str:
-            return metrics.quality.as_reference(f"last scans of a worker, {datetime.now(UTC):%Y-%m-%d}").as_json()
-
-        pages = {"/healthz": healthz, "/readyz": readyz}
-
+    def __init__(self, host: str, port: int, pages: Mapping[str, Page]) -> None:
         class Handler(BaseHTTPRequestHandler):
             # An idle or slow client must not hold its thread for ever.
             timeout = 10
 
             def do_GET(self) -> None:
-                path = self.path.split("?")[0]
-                if path == "/metrics":
-                    self._answer(200, CONTENT_TYPE_LATEST, generate_latest(metrics.registry))
-                elif path == "/drift":
-                    self._answer(200, "application/json", drift().encode())
-                elif path in pages:
-                    status, body = pages[path]()
-                    self._answer(status, "application/json", json.dumps(body).encode() + b"\n")
+                page = pages.get(self.path.split("?")[0])
+                if page is None:
+                    self._answer(404, "text/plain", f"here are {', '.join(pages)}\n".encode())
                 else:
-                    self._answer(404, "text/plain", b"here are /metrics, /healthz, /readyz and /drift\n")
+                    self._answer(*page())
 
             def _answer(self, status: int, content_type: str, body: bytes) -> None:
                 self.send_response(status)
@@ -94,3 +66,48 @@ class HealthServer:
     ) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class HealthServer(PageServer):
+    """Serves `/metrics`, `/healthz` (the poll loop turns), `/readyz` (scans can be taken) and `/drift` (the last scans as
+    a reference for those to come).
+
+    `turned_at` gives the monotonic time of the loop's last turn; `not_ready` names what is missing and for how many
+    seconds, or is empty.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        metrics: Metrics,
+        turned_at: Callable[[], float],
+        not_ready: Callable[[], dict[str, float]],
+    ) -> None:
+        def healthz() -> tuple[int, str, bytes]:
+            idle_s = time.monotonic() - turned_at()
+            return json_page(200 if idle_s < HUNG_AFTER_S else 503, {"seconds_since_last_turn": round(idle_s, 3)})
+
+        def readyz() -> tuple[int, str, bytes]:
+            missing = not_ready()
+            since_s = {name: round(seconds, 1) for name, seconds in missing.items()}
+            status = 503 if missing else 200
+            return json_page(status, {"ready": not missing, "waiting_for": sorted(missing), "for_s": since_s})
+
+        def drift() -> tuple[int, str, bytes]:
+            reference = metrics.quality.as_reference(f"last scans of a worker, {datetime.now(UTC):%Y-%m-%d}")
+            return 200, "application/json", reference.as_json().encode()
+
+        pages = {"/metrics": metrics_page(metrics.registry), "/healthz": healthz, "/readyz": readyz, "/drift": drift}
+        super().__init__(host, port, pages)
+
+
+def metrics_page(registry: CollectorRegistry) -> Page:
+    """What Prometheus scrapes."""
+    return lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry))
+
+
+def json_page(status: int, body: dict[str, object]) -> tuple[int, str, bytes]:
+    """A page of JSON."""
+    return status, "application/json", json.dumps(body).encode() + b"\n"
