@@ -54,6 +54,7 @@ chaos: $(VENV)/local ## Kill workers and servers for an hour, then prove that no
 docs: schemas ## Write the documentation that comes from the code: settings, metrics and schemas
 	@$(BIN)/python docs/write_settings.py
 	@$(BIN)/python docs/write_metrics.py
+	@$(BIN)/python docs/write_chart.py
 
 schemas: $(VENV)/local ## Write the JSON Schemas of the messages
 	@$(BIN)/mristream schema --out docs/schemas
@@ -72,6 +73,7 @@ lock: $(VENV)/local ## Bring the lock files in requirements/ in line with pyproj
 	@$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	@$(COMPILE) requirements/triton.in -o requirements/triton.txt
 	@$(COMPILE) --no-deps requirements/triton-server.in -o requirements/triton-server.txt
+	@$(COMPILE) requirements/go.in -o requirements/go.txt
 	@for peer in fastapi in-process mlserver ray; do \
 		$(COMPILE) requirements/peers-$$peer.in -c requirements/worker.txt -o requirements/peers-$$peer.txt || exit; \
 	done

@@ -43,7 +43,7 @@ dead_topic: {{ $kafka.topics.dead | quote }}
 partitions: {{ $kafka.partitions }}
 group_id: {{ $kafka.groupId | quote }}
 group_protocol: {{ $kafka.groupProtocol }}
-security_protocol: {{ $login.mechanism | ternary "SASL_" "" }}{{ $login.tls | ternary "SSL" ($login.mechanism | ternary "PLAINTEXT" "PLAINTEXT") }}
+security_protocol: {{ if $login.mechanism }}SASL_{{ end }}{{ if $login.tls }}SSL{{ else }}PLAINTEXT{{ end }}
 {{- if $login.ca }}
 ca_file: /etc/mristream/kafka/ca.crt
 {{- end }}
@@ -169,5 +169,5 @@ s3://{{ .s3.bucket }}{{ with .s3.prefix }}/{{ . }}{{ end }}
 
 {{- define "mristream.networkPolicy.kafka" -}}
 - to: {{ toJson .Values.networkPolicy.outside.kafka }}
-  ports: {{- include "mristream.kafka.ports" . | nindent 4 }}
+  ports: {{- include "mristream.kafka.ports" . | trim | nindent 4 }}
 {{- end }}

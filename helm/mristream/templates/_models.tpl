@@ -9,7 +9,7 @@ capabilities: {drop: [ALL]}
 {{/* Init containers that copy the model repository out of Triton's image and choose the versions in it. */}}
 {{- define "mristream.models.init" -}}
 - name: copy-models
-  image: {{ include "mristream.image" (list . .Values.triton.image) }}
+  image: {{ include "mristream.triton.image" . }}
   imagePullPolicy: {{ .Values.triton.image.pullPolicy }}
   command: [cp, --recursive, /models/., /copy]
   resources:

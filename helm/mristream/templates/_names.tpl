@@ -42,6 +42,12 @@ app.kubernetes.io/component: {{ last . }}
 {{- end -}}
 {{- end }}
 
+{{/* Triton's image: NVIDIA's with our models, or the small one for CPUs. */}}
+{{- define "mristream.triton.image" -}}
+{{- $own := ternary "ghcr.io/mristream/triton" "ghcr.io/mristream/triton-cpu" (eq .Values.triton.profile "gpu") -}}
+{{- include "mristream.image" (list . (merge (dict "repository" (.Values.triton.image.repository | default $own)) .Values.triton.image)) -}}
+{{- end }}
+
 {{- define "mristream.priorityClassName" -}}
-{{- .Values.priorityClass.name | default (.Values.priorityClass.create | ternary (include "mristream.fullname" .) "") -}}
+{{- .Values.priorityClass.name | default (ternary (include "mristream.fullname" .) "" .Values.priorityClass.create) -}}
 {{- end }}

@@ -3,7 +3,7 @@
 {{- define "mristream.worker.environment" -}}
 env:
   - {name: MRISTREAM_CONFIG, value: /etc/mristream/settings/mristream.yaml}
-  {{- include "mristream.store.environment" . | nindent 2 }}
+  {{- with include "mristream.store.environment" . | trim }}{{ . | nindent 2 }}{{ end }}
   {{- with .Values.worker.extraEnv }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- with .Values.store.environmentSecret }}
 envFrom:
@@ -37,19 +37,19 @@ envFrom:
 - name: kafka
   projected:
     defaultMode: 0440
-    sources: {{- . | nindent 6 }}
+    sources: {{- . | trim | nindent 6 }}
 {{- end }}
 {{- with include "mristream.triton.secrets" . }}
 - name: triton
   projected:
     defaultMode: 0440
-    sources: {{- . | nindent 6 }}
+    sources: {{- . | trim | nindent 6 }}
 {{- end }}
 {{- with include "mristream.store.secrets" . }}
 - name: store
   projected:
     defaultMode: 0440
-    sources: {{- . | nindent 6 }}
+    sources: {{- . | trim | nindent 6 }}
 {{- end }}
 {{- with .Values.store.claim }}
 - name: masks
