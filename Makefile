@@ -18,19 +18,22 @@ OPTIONS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test proof lint format bench chaos fuzz docs schemas lock upgrade clean
+.PHONY: help demo test test-kubernetes proof lint format bench chaos fuzz docs schemas lock upgrade clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/local ## Run the platform on the shipped sample scans; leaves demo/report.html
 	@$(BIN)/mristream run deploy/samples/scans --out demo
 
 test: $(VENV)/dev ## Run the tests, against real servers
-	@$(BIN)/python -m pytest -m "not long" $(TESTS)
+	@$(BIN)/python -m pytest -m "not long and not kubernetes" $(TESTS)
 
 proof: $(VENV)/dev ## Run the tests that take minutes each
-	@$(BIN)/python -m pytest -m long
+	@$(BIN)/python -m pytest -m "long and not kubernetes"
+
+test-kubernetes: $(VENV)/dev ## Run the tests of the chart and of a real cluster
+	@$(BIN)/python -m pytest -m kubernetes $(TESTS)
 
 fuzz: $(VENV)/fuzz ## Fuzz every decoder for MINUTES=10 each, guided by coverage
 	@nice $(BIN)/python -m tests.fuzz --minutes $(MINUTES)

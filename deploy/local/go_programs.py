@@ -36,7 +36,7 @@ def program(name: str, report: Report = silent) -> Path:
     def build(folder: Path) -> None:
         report(f"building {name} (once)…")
         # -mod=readonly: what is built is what go.mod and go.sum say, or nothing.
-        _go(["build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o", str(folder / name), package], module, name)
+        _go(["build", "-mod=readonly", "-ldflags=-s -w", "-o", str(folder / name), package], module, name)
 
     return cached(f"go/{name}-{pins[:16]}", build) / name
 
@@ -59,7 +59,6 @@ def _go(arguments: list[str], folder: Path, what: str) -> str:
         "GOTOOLCHAIN": "local",
         "GOWORK": "off",
         "GOFLAGS": "",
-        "CGO_ENABLED": "0",
     }
     try:
         done = subprocess.run(
