@@ -18,19 +18,22 @@ OPTIONS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test proof lint format bench chaos fuzz docs schemas lock upgrade clean
+.PHONY: help demo test test-kubernetes proof lint format bench chaos fuzz docs schemas lock upgrade clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/local ## Run the platform on the shipped sample scans; leaves demo/report.html
 	@$(BIN)/mristream run deploy/samples/scans --out demo
 
 test: $(VENV)/dev ## Run the tests, against real servers
-	@$(BIN)/python -m pytest -m "not long" $(TESTS)
+	@$(BIN)/python -m pytest -m "not long and not kubernetes" $(TESTS)
 
 proof: $(VENV)/dev ## Run the tests that take minutes each
-	@$(BIN)/python -m pytest -m long
+	@$(BIN)/python -m pytest -m "long and not kubernetes"
+
+test-kubernetes: $(VENV)/dev ## Run the tests of the chart and of a real cluster
+	@$(BIN)/python -m pytest -m kubernetes $(TESTS)
 
 fuzz: $(VENV)/fuzz ## Fuzz every decoder for MINUTES=10 each, guided by coverage
 	@nice $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
@@ -55,6 +58,7 @@ docs: $(VENV)/dev schemas ## Write what comes from the code: settings, metrics, 
 	@$(BIN)/python docs/write_settings.py
 	@$(BIN)/python docs/write_metrics.py
 	@$(BIN)/python -m deploy.monitoring.boards
+	@$(BIN)/python docs/write_chart.py
 
 schemas: $(VENV)/local ## Write the JSON Schemas of the messages
 	@$(BIN)/mristream schema --out docs/schemas
@@ -73,6 +77,7 @@ lock: $(VENV)/local ## Bring the lock files in requirements/ in line with pyproj
 	@$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	@$(COMPILE) requirements/triton.in -o requirements/triton.txt
 	@$(COMPILE) --no-deps requirements/triton-server.in -o requirements/triton-server.txt
+	@$(COMPILE) requirements/go.in -o requirements/go.txt
 	@for peer in fastapi in-process mlserver ray; do \
 		$(COMPILE) requirements/peers-$$peer.in -c requirements/worker.txt -o requirements/peers-$$peer.txt || exit; \
 	done

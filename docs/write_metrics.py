@@ -37,7 +37,11 @@ which is the sender's clock unless the topic has `message.timestamp.type=LogAppe
 - **Not known**: of scans that the worker has never been given, the age. Then it says for how long it has known that they wait
   there, which is less. Nor how far Kafka's log reaches while it fetches nothing (no room, or Kafka is down): `_scans` stands
   still then, `_seconds` does not. Nor anything before its partitions have been opened, or while no worker runs: for that,
-  alert on workers that are gone (`MristreamNoWorker`).
+  alert on workers that are gone (`MristreamNoWorker`), or run `mristream lag`.
+
+`mristream lag` serves the same two metrics for all partitions of the group, workers or not. It reads the first message behind
+each committed offset, so the age is that of a scan, and ends of transactions alone are no lag; where scans wait, `_scans`
+counts offsets, ends of transactions between them too.
 
 ## Has what comes in changed?
 

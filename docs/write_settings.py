@@ -41,6 +41,7 @@ the store.
 BOUNDS = ((Gt, "gt", ">"), (Ge, "ge", "≥"), (Lt, "lt", "<"), (Le, "le", "≤"))
 KINDS: dict[Any, str] = {
     int: "whole number",
+    int | None: "whole number",
     float: "number",
     str: "text",
     str | None: "text",

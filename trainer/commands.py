@@ -182,6 +182,28 @@ def rollback(wanted: int | None, model_repository: Path) -> None:
         raise file_error(problem, model_repository) from problem
 
 
+@click.command()
+@click.argument("versions", nargs=-1, required=True, type=click.IntRange(min=1))
+@MODEL_REPOSITORY_OPTION
+def load(versions: tuple[int, ...], model_repository: Path) -> None:
+    """Have Triton load VERSIONS of both models side by side when it starts next.
+
+    A worker asks for the one that its setting triton.version names, so an update is one restart of workers, and so is the way
+    back.
+    """
+    from trainer.durable import file_error
+    from trainer.repository import RepositoryError
+    from trainer.repository import load as load_versions
+
+    try:
+        for ensemble in load_versions(model_repository, versions):
+            say(f"{ensemble}: takes that version of the U-Net, whatever else is loaded")
+    except RepositoryError as problem:
+        raise UserError(str(problem)) from problem
+    except OSError as problem:
+        raise file_error(problem, model_repository) from problem
+
+
 def _read_config(path: Path) -> TrainingConfig:
     import yaml
     from pydantic import ValidationError

@@ -10,13 +10,15 @@ import hashlib
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 # What Triton's TensorRT backend gets its plan from, and what CPUs run where it is there instead.
 FLOAT_MODEL = "model.onnx"
 INT8_MODEL = "model.int8.onnx"
 MODELS = ("brain_mri_classifier", "tumor_unet")
-_POLICY = re.compile(r"^version_policy: \{ specific \{ versions: \[ (\d+) \] \} \}\n", re.MULTILINE)
+ENSEMBLE, UNET = "tumor_segmentation", "tumor_unet"
+_POLICY = re.compile(r"^version_policy: \{ specific \{ versions: \[ (\d+(?:, \d+)*) \] \} \}\n", re.MULTILINE)
 
 
 class RepositoryError(ValueError):
@@ -48,19 +50,54 @@ def add_version(repository: Path, model: str, files: Path) -> int:
     return version
 
 
-def serve(repository: Path, model: str, version: int) -> None:
-    """Have Triton serve this version, and no other. Raises RepositoryError if it isn't there."""
-    if version not in versions(repository, model):
-        known = ", ".join(map(str, versions(repository, model)))
-        raise RepositoryError(f"{repository / model} has no version {version}; it has {known}")
+def serve(repository: Path, model: str, *wanted: int) -> None:
+    """Have Triton serve this version, or these side by side, and no other. Raises RepositoryError if one isn't there."""
+    known = versions(repository, model)
+    for version in wanted:
+        if version not in known:
+            raise RepositoryError(f"{repository / model} has no version {version}; it has {', '.join(map(str, known))}")
     for config in configs(repository, model):
         text = _POLICY.sub("", config.read_text())
-        line = f"version_policy: {{ specific {{ versions: [ {version} ] }} }}\n"
+        line = f"version_policy: {{ specific {{ versions: [ {', '.join(map(str, sorted(set(wanted))))} ] }} }}\n"
         _write(config, re.sub(r"(?m)^(max_batch_size: .*\n)", rf"\g<1>{line}", text, count=1))
 
 
+def load(repository: Path, wanted: Sequence[int]) -> list[str]:
+    """Have Triton load these versions of both models side by side, and return the names of their ensembles.
+
+    An ensemble that is to take one version of the U-Net, whatever else is loaded, has to be a model of its own: each version
+    gets one, a copy of `tumor_segmentation` that names it. Raises RepositoryError if a version or the ensemble isn't there.
+    """
+    for model in MODELS:
+        serve(repository, model, *wanted)
+    whole = repository / ENSEMBLE / "config.pbtxt"
+    try:
+        text = whole.read_text()
+    except OSError as problem:
+        raise RepositoryError(f"{whole} can't be read: {problem.strerror}") from problem
+    step = re.compile(rf'(model_name: "{UNET}"\s+model_version: )-1\b')
+    if not step.search(text):
+        raise RepositoryError(f"{whole} has no step of {UNET} whose version can be set")
+    made = []
+    for version in sorted(set(wanted)):
+        name = f"{ENSEMBLE}_{version}"
+        (repository / name / "1").mkdir(parents=True, exist_ok=True)
+        named = re.sub(rf'(?m)^name: "{ENSEMBLE}"$', f'name: "{name}"', text)
+        _write(repository / name / "config.pbtxt", step.sub(rf"\g<1>{version}", named))
+        made.append(name)
+    return made
+
+
 def served(repository: Path, model: str) -> int:
-    """The version that Triton serves: the one that the configurations name, else the newest.
+    """The version that Triton serves: the one that the configurations name, else the newest; of several the newest.
+
+    Raises RepositoryError if the two configurations differ, or there is no version.
+    """
+    return max(loaded(repository, model))
+
+
+def loaded(repository: Path, model: str) -> list[int]:
+    """The versions that Triton loads: those that the configurations name, else the newest.
 
     Raises RepositoryError if the two configurations differ, or there is no version.
     """
@@ -68,13 +105,14 @@ def served(repository: Path, model: str) -> int:
     if not known:
         raise RepositoryError(f"{repository / model} has no version")
     named = [_POLICY.search(config.read_text()) for config in configs(repository, model)]
-    found = {known[-1] if match is None else int(match[1]) for match in named}
+    found = {(known[-1],) if match is None else tuple(map(int, match[1].split(", "))) for match in named}
     if len(found) != 1:
+        different = sorted({version for each in found for version in each})
         raise RepositoryError(
-            f"the two configurations of {repository / model} serve different versions: {', '.join(map(str, sorted(found)))}; "
+            f"the two configurations of {repository / model} serve different versions: {', '.join(map(str, different))}; "
             "`mristream rollback --to` one of them makes them agree"
         )
-    return found.pop()
+    return list(found.pop())
 
 
 def versions(repository: Path, model: str) -> list[int]:

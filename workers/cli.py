@@ -13,13 +13,14 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from trainer.commands import export, rollback, train
+from trainer.commands import export, load, rollback, train
 from trainer.evaluation.command import evaluate
 from trainer.plan.command import plan
 from workers import __version__
 from workers.capacity_command import plan_capacity
 from workers.dead_commands import dead
 from workers.errors import Unavailable, UserError
+from workers.kafka_commands import lag, topics
 from workers.logs import configure_logging
 from workers.settings import load_settings
 from workers.submission import find_scans
@@ -274,10 +275,13 @@ def version(as_json: bool) -> None:
 
 main.add_command(submit)
 main.add_command(dead)
+main.add_command(topics)
+main.add_command(lag)
 main.add_command(train)
 main.add_command(export)
 main.add_command(evaluate)
 main.add_command(rollback)
+main.add_command(load)
 main.add_command(plan)
 main.add_command(plan_capacity)
 

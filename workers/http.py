@@ -1,16 +1,17 @@
-"""Metrics and health of a worker over HTTP."""
+"""Metrics and health over HTTP."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from workers.metrics import Metrics
@@ -18,38 +19,13 @@ from workers.metrics import Metrics
 # The loop turns about 20 times a second and publication is not on its thread: 30 s without a turn is no pause, it hangs.
 HUNG_AFTER_S = 30.0
 
+Page = Callable[[], tuple[int, str, bytes]]
 
-class HealthServer:
-    """Serves `/metrics`, `/healthz` (the poll loop turns), `/readyz` (scans can be taken) and `/drift` (the last scans as
-    a reference for those to come), on a thread of its own.
 
-    `turned_at` gives the monotonic time of the loop's last turn; `not_ready` names what is missing and for how many
-    seconds, or is empty.
-    """
+class PageServer:
+    """Serves `/metrics`, and pages by their paths, on a thread of its own. A page gives its status, its type and its bytes."""
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        metrics: Metrics,
-        turned_at: Callable[[], float],
-        not_ready: Callable[[], dict[str, float]],
-    ) -> None:
-        def healthz() -> tuple[int, dict[str, object]]:
-            idle_s = time.monotonic() - turned_at()
-            return (200 if idle_s < HUNG_AFTER_S else 503), {"seconds_since_last_turn": round(idle_s, 3)}
-
-        def readyz() -> tuple[int, dict[str, object]]:
-            missing = not_ready()
-            since_s = {name: round(seconds, 1) for name, seconds in missing.items()}
-            return (503 if missing else 200), {"ready": not missing, "waiting_for": sorted(missing), "for_s": since_s}
-
-        def drift() -> str:
-            return metrics.quality.as_reference(f"last scans of a worker, {datetime.now(UTC):%Y-%m-%d}").as_json()
-
-        pages = {"/healthz": healthz, "/readyz": readyz}
-
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, pages: Mapping[str, Page]) -> None:
         class Handler(BaseHTTPRequestHandler):
             # An idle or slow client must not hold its thread for ever.
             timeout = 10
@@ -59,14 +35,11 @@ class HealthServer:
                 if path == "/metrics":
                     # Exemplars are only in OpenMetrics, which Prometheus asks for; anybody else gets the plain format.
                     encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-                    self._answer(200, content_type, encode(metrics.registry))
-                elif path == "/drift":
-                    self._answer(200, "application/json", drift().encode())
+                    self._answer(200, content_type, encode(registry))
                 elif path in pages:
-                    status, body = pages[path]()
-                    self._answer(status, "application/json", json.dumps(body).encode() + b"\n")
+                    self._answer(*pages[path]())
                 else:
-                    self._answer(404, "text/plain", b"here are /metrics, /healthz, /readyz and /drift\n")
+                    self._answer(404, "text/plain", f"here are /metrics, {', '.join(pages)}\n".encode())
 
             def _answer(self, status: int, content_type: str, body: bytes) -> None:
                 self.send_response(status)
@@ -96,3 +69,43 @@ class HealthServer:
     ) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class HealthServer(PageServer):
+    """Serves `/metrics`, `/healthz` (the poll loop turns), `/readyz` (scans can be taken) and `/drift` (the last scans as
+    a reference for those to come).
+
+    `turned_at` gives the monotonic time of the loop's last turn; `not_ready` names what is missing and for how many
+    seconds, or is empty.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        metrics: Metrics,
+        turned_at: Callable[[], float],
+        not_ready: Callable[[], dict[str, float]],
+    ) -> None:
+        def healthz() -> tuple[int, str, bytes]:
+            idle_s = time.monotonic() - turned_at()
+            return json_page(200 if idle_s < HUNG_AFTER_S else 503, {"seconds_since_last_turn": round(idle_s, 3)})
+
+        def readyz() -> tuple[int, str, bytes]:
+            missing = not_ready()
+            since_s = {name: round(seconds, 1) for name, seconds in missing.items()}
+            status = 503 if missing else 200
+            return json_page(status, {"ready": not missing, "waiting_for": sorted(missing), "for_s": since_s})
+
+        def drift() -> tuple[int, str, bytes]:
+            reference = metrics.quality.as_reference(f"last scans of a worker, {datetime.now(UTC):%Y-%m-%d}")
+            return 200, "application/json", reference.as_json().encode()
+
+        pages = {"/healthz": healthz, "/readyz": readyz, "/drift": drift}
+        super().__init__(host, port, metrics.registry, pages)
+
+
+def json_page(status: int, body: dict[str, object]) -> tuple[int, str, bytes]:
+    """A page of JSON."""
+    return status, "application/json", json.dumps(body).encode() + b"\n"

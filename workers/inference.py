@@ -57,6 +57,11 @@ class Segmentation:
         return list(zip(self.masks, self.max_probability.tolist(), strict=True))
 
 
+def version_name(segmenter: str, version: int | None) -> str:
+    """What the ensemble of one version is called, beside the one of the newest."""
+    return segmenter if version is None else f"{segmenter}_{version}"
+
+
 class TritonModels:
     """The classifier and the segmentation ensemble behind one gRPC address. Thread-safe.
 
@@ -69,6 +74,10 @@ class TritonModels:
     ) -> None:
         """`heard` is told of each call: the model's name, or `metadata`."""
         self._settings = settings
+        # Triton takes an empty version for the newest. An ensemble can't be told which version of its models to take, so
+        # there is one for each.
+        self._classifier_version = "" if settings.version is None else str(settings.version)
+        self._segmenter = version_name(settings.segmenter, settings.version)
         self._heard = heard
         self._clock = clock
         self._client = open_channel(settings)
@@ -78,11 +87,12 @@ class TritonModels:
 
     def classify(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities, float32 [N, 5] in the order of `messages.LABELS`, for uint8 [N, 256, 256]."""
-        return self._infer(self._settings.classifier, images, ["probabilities"])["probabilities"]
+        model, version = self._settings.classifier, self._classifier_version
+        return self._infer(model, images, ["probabilities"], version)["probabilities"]
 
     def segment(self, images: NDArray[np.uint8]) -> Segmentation:
         """Tumour masks for uint8 [N, 256, 256]."""
-        outputs = self._infer(self._settings.segmenter, images, ["mask", "max_probability"])
+        outputs = self._infer(self._segmenter, images, ["mask", "max_probability"])
         bits = np.unpackbits(outputs["mask"], axis=1).reshape(len(images), MODEL_SIDE, MODEL_SIDE)
         return Segmentation(bits.view(np.bool_), outputs["max_probability"][:, 0])
 
@@ -99,8 +109,8 @@ class TritonModels:
         """Whether both models would answer now."""
         try:
             return all(
-                self._client.is_model_ready(name, client_timeout=2.0)
-                for name in (self._settings.classifier, self._settings.segmenter)
+                self._client.is_model_ready(name, version, client_timeout=2.0)
+                for name, version in ((self._settings.classifier, self._classifier_version), (self._segmenter, ""))
             )
         except InferenceServerException:
             return False
@@ -117,7 +127,9 @@ class TritonModels:
     ) -> None:
         self.close()
 
-    def _infer(self, model: str, images: NDArray[np.uint8], outputs: list[str]) -> dict[str, NDArray[Any]]:
+    def _infer(
+        self, model: str, images: NDArray[np.uint8], outputs: list[str], version: str = ""
+    ) -> dict[str, NDArray[Any]]:
         image = triton.InferInput("image", list(images.shape), "UINT8")
         image.set_data_from_numpy(images)
         try:
@@ -125,6 +137,7 @@ class TritonModels:
                 response = self._client.infer(
                     model,
                     [image],
+                    model_version=version,
                     outputs=[triton.InferRequestedOutput(name) for name in outputs],
                     client_timeout=self._settings.timeout_s,
                     headers=traceparent_here(),
@@ -136,13 +149,16 @@ class TritonModels:
         return {name: response.as_numpy(name) for name in outputs}
 
     def _ask_what_is_served(self) -> ServedModels:
-        classifier = self._config(self._settings.classifier)
-        steps = self._config(self._settings.segmenter).ensemble_scheduling.step
-        configs = [classifier, *(self._config(step.model_name) for step in steps)]
+        steps = self._config(self._segmenter).ensemble_scheduling.step
+        asked = [
+            (self._settings.classifier, self._classifier_version),
+            *((step.model_name, str(step.model_version) if step.model_version > 0 else "") for step in steps),
+        ]
+        configs = [self._config(model) for model, _ in asked]
         thresholds = [c.parameters["threshold"].string_value for c in configs if "threshold" in c.parameters]
         versions = []
-        for config in configs:
-            version = self._newest_version(config.name)
+        for config, (model, wanted) in zip(configs, asked, strict=True):
+            version = wanted or self._newest_version(model)
             digest = config.parameters.get(f"sha256/{version}")
             if digest is not None:
                 versions.append(ModelVersion(name=config.name, version=version, sha256=digest.string_value))

@@ -178,8 +178,10 @@ def _found(settings: KafkaSettings, answer: Future[TopicDescription]) -> TopicDe
                 raise _unavailable(settings, problem.args[0]) from problem
 
 
-def create_topics(settings: KafkaSettings) -> list[str]:
-    """Create the topics that are missing, and return their names.
+def create_topics(
+    settings: KafkaSettings, *, replication_factor: int = -1, retention_ms: int | None = None
+) -> list[str]:
+    """Create the topics that are missing, and return their names. -1 and None leave it to the brokers.
 
     Topics that Kafka hides from us are passed over: who sends scans need not even know where results go.
     Raises Unavailable while no broker answers, and UserError if it refuses.
@@ -198,8 +200,11 @@ def create_topics(settings: KafkaSettings) -> list[str]:
         NewTopic(
             name,
             num_partitions=settings.partitions,
-            replication_factor=-1,
-            config={"max.message.bytes": str(LARGEST_MESSAGE)},
+            replication_factor=replication_factor,
+            config={
+                "max.message.bytes": str(LARGEST_MESSAGE),
+                **({} if retention_ms is None else {"retention.ms": str(retention_ms)}),
+            },
         )
         for name in missing
     ]

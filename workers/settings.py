@@ -128,6 +128,12 @@ class TritonSettings(Group):
     )
     classifier: str = Field("brain_mri_classifier", description="model that names the class")
     segmenter: str = Field("tumor_segmentation", description="ensemble that outlines the tumour")
+    version: int | None = Field(
+        None,
+        gt=0,
+        description="version of the models to ask for, one of those that `mristream load` had Triton load side by side; "
+        "the newest if none",
+    )
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:

@@ -11,6 +11,12 @@ from workers.settings import TritonSettings
 
 # A connection that was cut without a word is noticed within these times together, however long a model may take.
 _KEEPALIVE_MS = {"grpc.keepalive_time_ms": 10_000, "grpc.keepalive_timeout_ms": 5_000}
+# Where the name stands for several Tritons they are asked in turn; and after one has gone, the name is looked up again within
+# seconds, not half a minute: others may have come.
+_ALL_OF_THEM: list[tuple[str, int | str]] = [
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
+]
 
 
 def open_channel(settings: TritonSettings) -> triton.InferenceServerClient:
@@ -34,11 +40,11 @@ def open_channel(settings: TritonSettings) -> triton.InferenceServerClient:
     )
 
 
-def _channel_arguments(url: str) -> list[tuple[str, int]]:
+def _channel_arguments(url: str) -> list[tuple[str, int | str]]:
     """gRPC would ask a proxy of the environment even for this very machine; no proxy can reach that."""
     host = url.rpartition(":")[0]
     is_local = host in ("127.0.0.1", "localhost", "[::1]")
-    return [*_KEEPALIVE_MS.items(), *([("grpc.enable_http_proxy", 0)] if is_local else [])]
+    return [*_KEEPALIVE_MS.items(), *_ALL_OF_THEM, *([("grpc.enable_http_proxy", 0)] if is_local else [])]
 
 
 def _check_readable(path: Path | None) -> None:

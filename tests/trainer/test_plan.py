@@ -24,7 +24,7 @@ from trainer.plan import cache
 from trainer.plan.builder import Profile, build
 from trainer.plan.cache import MANIFEST, PLAN, CachedPlan
 from trainer.plan.flavour import Flavour, find_flavour
-from trainer.plan.plans import Target, build_plan, sample_slices, target, verify_plan
+from trainer.plan.plans import Target, build_plan, sample_slices, targets_of, verify_plan
 from trainer.plan.precision import in_half, likeness
 from trainer.repository import FLOAT_MODEL, served
 from workers.cli import main
@@ -57,6 +57,12 @@ def repository(tmp_path: Path) -> Path:
 def plan(*arguments: str, repository: Path = REPOSITORY, capability: str = CAPABILITY) -> Result:
     command = ["plan", *arguments, "--model-repository", str(repository), "--compute-capability", capability]
     return CliRunner().invoke(main, command)
+
+
+def target(*place: Any) -> Target:
+    """For the one version that the repository loads."""
+    [only] = targets_of(*place)
+    return only
 
 
 def unet(repository: Path = REPOSITORY, precision: str = "fp16") -> Target:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from workers.errors import UserError
+from workers.errors import Unavailable, UserError
 from workers.terminal import print_row, say
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _MODELS = ("brain_mri_classifier", "tumor_unet")
 # Ends a script that wanted a plan to be run, and had no GPU for it.
 NOT_RUN = 3
+# How often a plan that is waited for is looked for.
+RETRY_S = 5.0
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,6 +39,11 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default=Path("model_repository"),
                 show_default=True,
             ),
+            click.option(
+                "--shared",
+                metavar="URI",
+                help="Bucket that plans are kept in besides, for other machines: s3://bucket/folder, gs://…, az://…",
+            ),
         )
     ):
         command = option(command)
@@ -49,14 +57,19 @@ def plan() -> None:
 
 @plan.command()
 @_options
-def build(**options: Any) -> None:
+def build(shared: str | None, **options: Any) -> None:
     """Build plans from the served versions' ONNX files, or take them from the cache."""
     from trainer.plan.plans import build_plan, sample_slices
 
     targets = _targets(**options)
+    _fetch(shared, targets)
     images = sample_slices()
     for wanted in targets:
         built = build_plan(wanted, images)
+        if shared is not None:
+            from trainer.plan.shared import SharedPlans
+
+            SharedPlans(shared).send(built)
         manifest = built.manifest
         say(
             f"{wanted.model} version {wanted.version}: {built.folder}, {manifest.bytes / 1e6:.1f} MB, built in "
@@ -74,7 +87,7 @@ def build(**options: Any) -> None:
     help="Mean Dice of masks, and 1 - largest difference of class probabilities, against the ONNX file.",
 )
 @click.pass_context
-def verify(context: click.Context, /, least: float, **options: Any) -> None:
+def verify(context: click.Context, /, least: float, shared: str | None, **options: Any) -> None:
     """Check plans: whole, for this TensorRT and GPU, and with the answers of the ONNX file.
 
     Exit code 3: everything fits, but there was no GPU to run them on.
@@ -82,6 +95,7 @@ def verify(context: click.Context, /, least: float, **options: Any) -> None:
     from trainer.plan.plans import find_plan, sample_slices, verify_plan
 
     targets = _targets(**options)
+    _fetch(shared, targets)
     images = sample_slices()
     not_run = False
     for wanted in targets:
@@ -132,12 +146,62 @@ def list_plans() -> None:
 
 @plan.command()
 @_options
-def select(**options: Any) -> None:
-    """Put the plans that fit this GPU into the model repository, where Triton takes them from."""
-    from trainer.plan.plans import select_plan
+@click.option(
+    "--wait", "wait_s", type=click.FloatRange(min=0), default=0, help="Seconds to wait for plans that are missing."
+)
+@click.option("--or-cpu", is_flag=True, help="Without plans, have Triton serve the models on its cores.")
+@click.option("--event", is_flag=True, help="In a pod of Kubernetes: say in an event of it what is missing.")
+def select(wait_s: float, or_cpu: bool, event: bool, model_repository: Path, **options: Any) -> None:
+    """Put the plans that fit this GPU into the model repository, where Triton takes them from. Builds none."""
+    from trainer.plan.event import say_in_event
+    from trainer.plan.plans import serve_on_cpu
 
-    for wanted in _targets(**options):
-        say(f"{wanted.model} version {wanted.version}: {select_plan(wanted)}")
+    def tell(reason: str, sentence: str) -> None:
+        say(sentence)
+        if event:
+            say_in_event(reason, sentence)
+
+    began = time.monotonic()
+    told = False
+    while True:
+        try:
+            for line in _select(model_repository=model_repository, **options):
+                say(line)
+        except (UserError, Unavailable) as problem:
+            sentence = problem.message if isinstance(problem, Unavailable) else str(problem)
+            if time.monotonic() - began + RETRY_S <= wait_s:
+                if not told:
+                    tell("PlanMissing", f"waiting up to {wait_s:.0f} s for plans: {sentence}")
+                told = True
+                time.sleep(RETRY_S)
+                continue
+            if not or_cpu:
+                if event:
+                    say_in_event("PlanMissing", sentence)
+                raise
+            serve_on_cpu(model_repository)
+            tell("ServedOnCpu", f"Triton serves the models on its cores: {sentence}")
+        return
+
+
+def _select(shared: str | None, **options: Any) -> list[str]:
+    """All plans or none: Triton is not to start with some of them."""
+    from trainer.plan.plans import find_plan, select_plan
+
+    targets = _targets(**options)
+    _fetch(shared, targets)
+    for wanted in targets:
+        find_plan(wanted)
+    return [f"{wanted.model} version {wanted.version}: {select_plan(wanted)}" for wanted in targets]
+
+
+def _fetch(shared: str | None, targets: Sequence[Target]) -> None:
+    if shared is not None:
+        from trainer.plan.shared import SharedPlans
+
+        plans = SharedPlans(shared)
+        for wanted in targets:
+            plans.fetch(wanted.key)
 
 
 def _targets(
@@ -152,7 +216,7 @@ def _targets(
     try:
         from trainer.plan.builder import Profile
         from trainer.plan.flavour import find_flavour
-        from trainer.plan.plans import target
+        from trainer.plan.plans import targets_of
         from trainer.repository import RepositoryError
     except ImportError as problem:
         raise UserError(f"plans need the extra `trainer` of mristream: {problem}") from problem
@@ -163,8 +227,9 @@ def _targets(
     profile = Profile(best_batch, max_batch)
     try:
         return [
-            target(model_repository, model, found, compute_capability, precision, profile)
+            each
             for model in models or _MODELS
+            for each in targets_of(model_repository, model, found, compute_capability, precision, profile)
         ]
     except RepositoryError as problem:
         raise UserError(str(problem)) from problem

@@ -6,6 +6,7 @@ declares the values that it can have (`labels`), and a test holds samples agains
 
 from __future__ import annotations
 
-from workers.metrics.worker import OBJECTIVE_SHARE, OBJECTIVES_S, BreakerState, Lag, Metrics
+from workers.metrics.lag import Lag
+from workers.metrics.worker import OBJECTIVE_SHARE, OBJECTIVES_S, BreakerState, Metrics
 
 __all__ = ["OBJECTIVES_S", "OBJECTIVE_SHARE", "BreakerState", "Lag", "Metrics"]

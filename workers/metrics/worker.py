@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 
@@ -25,6 +24,7 @@ from workers.metrics import labels, memory
 from workers.metrics.calls import Heard
 from workers.metrics.definitions import Catalogue, Sample
 from workers.metrics.drift import SHIPPED, Drift, Reference
+from workers.metrics.lag import Lag, define_lag
 from workers.metrics.quality import Quality
 from workers.monitoring_settings import MonitoringSettings
 from workers.progress import Outcome, Partition, ScanMessage
@@ -56,19 +56,6 @@ class BreakerState(IntEnum):
     CLOSED = 0
     HALF_OPEN = 1
     OPEN = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Lag:
-    """What waits in a partition: so many scans, the oldest of them since this Unix time (None: nothing waits)."""
-
-    lane: Lane
-    scans: int
-    since: float | None
-
-    def seconds(self, now: float) -> float:
-        """How long the oldest one has waited; 0 where nothing waits. Clocks may differ, so never less than 0."""
-        return 0.0 if self.since is None else max(0.0, now - self.since)
 
 
 class Metrics:
@@ -167,27 +154,7 @@ class Metrics:
         )
         self.unpublished = define.gauge("mristream_scans_unpublished", "Scans taken and not yet published.")
         self.lag: Mapping[Partition, Lag] = {}  # replaced as a whole by whoever measures it
-        define.computed(
-            "mristream_consumer_lag_scans",
-            "Scans in the partition that have no published result yet, as far as this worker knows: how far Kafka's log "
-            "reaches it learns whenever it fetches, and so not while it takes nothing.",
-            labels.LANE,
-            labels.TOPIC,
-            labels.PARTITION,
-            samples=lambda: [((lag.lane, p.topic, str(p.number)), float(lag.scans)) for p, lag in self.lag.items()],
-        )
-        define.computed(
-            "mristream_consumer_lag_seconds",
-            "Age of the oldest scan in the partition that has no published result, by its Kafka timestamp; 0 where there is "
-            "none. It grows by itself while the worker hangs or waits for what is down. Where the worker has not been given "
-            "the oldest one yet: the time for which it has known that scans wait, which is less than their age.",
-            labels.LANE,
-            labels.TOPIC,
-            labels.PARTITION,
-            samples=lambda: [
-                ((lag.lane, p.topic, str(p.number)), lag.seconds(time.time())) for p, lag in self.lag.items()
-            ],
-        )
+        define_lag(define, lambda: self.lag)
         self.longest_turn = define.gauge(
             "mristream_longest_turn_seconds",
             "Longest time between two turns of the poll loop since the worker started.",

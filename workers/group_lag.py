@@ -1,0 +1,182 @@
+"""How long scans wait for a group of workers, seen from outside: exact also while no worker runs.
+
+A worker knows its own partitions, and only while it runs. From Kafka's offsets alone nobody can tell a scan that waits from
+the end of a transaction, which has an offset too. So the first message behind each committed offset is read: it is a scan,
+and its timestamp tells how long it has waited, or there is none.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, TopicPartition
+from prometheus_client import CollectorRegistry
+
+from workers.errors import Unavailable, UserError
+from workers.http import PageServer, json_page
+from workers.kafka import Hidden, find_topics, make_reader
+from workers.messages import Lane
+from workers.metrics.definitions import Catalogue
+from workers.metrics.lag import Lag, define_lag
+from workers.progress import Partition
+from workers.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+# Nobody is to scale on what is older.
+OLD_AFTER_S = 60.0
+# One look asks each broker for a handful of numbers. A broker that needs longer is down to us.
+TIMEOUT_S = 10.0
+# Of a partition only the first message is wanted, and Kafka gives a whole one however large it is.
+_FETCH_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was found in a partition between the committed offset and the end: a scan of that time, or nothing."""
+
+    committed: int
+    end: int
+    since: float | None
+
+
+class GroupLag:
+    """Looks at what waits for the group in each partition of each lane. Not thread-safe."""
+
+    def __init__(self, settings: KafkaSettings, clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives Unix time, for messages without a timestamp."""
+        self._settings = settings
+        self._clock = clock
+        self._consumer: Consumer = make_reader(
+            settings, settings.group_id, **{"fetch.message.max.bytes": _FETCH_BYTES, "enable.auto.offset.store": False}
+        )
+        topics = {
+            Lane.STAT: settings.stat_topic,
+            Lane.ROUTINE: settings.scans_topic,
+            Lane.REPLAY: settings.replay_topic,
+        }
+        self._lanes: dict[str, Lane] = {topic: lane for lane, topic in topics.items() if topic}
+        self._seen: dict[Partition, _Seen] = {}
+
+    @property
+    def name(self) -> str:
+        """Of the group."""
+        return self._settings.group_id
+
+    def look(self) -> Mapping[Partition, Lag]:
+        """Of each partition. `scans` counts offsets, ends of transactions between scans among them.
+
+        Raises Unavailable while Kafka does not answer.
+        """
+        try:
+            return self._look()
+        except KafkaException as problem:
+            raise Unavailable("kafka", f"the lag can't be looked up: {problem.args[0].str()}") from problem
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._consumer.close()
+
+    def _look(self) -> Mapping[Partition, Lag]:
+        places = [TopicPartition(p.topic, p.number) for p in self._partitions()]
+        if not places:
+            return {}
+        committed = self._consumer.committed(places, timeout=TIMEOUT_S)
+        unread: dict[Partition, tuple[int, int]] = {}
+        found: dict[Partition, _Seen] = {}
+        for place in committed:
+            if place.error is not None:
+                raise KafkaException(place.error)
+            partition = Partition(place.topic, place.partition)
+            first, end = self._consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)
+            begin = max(place.offset, first)  # without a committed offset it is negative: all that is there waits
+            known = self._seen.get(partition)
+            if begin >= end:
+                found[partition] = _Seen(begin, end, None)
+            elif known and known.committed == begin and (known.since is not None or known.end == end):
+                found[partition] = _Seen(begin, end, known.since)
+            else:
+                unread[partition] = begin, end
+        self._seen = found | self._read(unread)
+        return {
+            partition: Lag(
+                self._lanes[partition.topic], 0 if seen.since is None else seen.end - seen.committed, seen.since
+            )
+            for partition, seen in self._seen.items()
+        }
+
+    def _partitions(self) -> list[Partition]:
+        topics = find_topics(self._settings, list(self._lanes))
+        return [
+            Partition(name, partition.id)
+            for name, topic in topics.items()
+            if not isinstance(topic, Hidden)
+            for partition in topic.partitions
+        ]
+
+    def _read(self, unread: Mapping[Partition, tuple[int, int]]) -> dict[Partition, _Seen]:
+        """The time of the first scan of each, or that there is none. What gives no answer is left out."""
+        found: dict[Partition, _Seen] = {}
+        if not unread:
+            return found
+        self._consumer.assign([TopicPartition(p.topic, p.number, begin) for p, (begin, _) in unread.items()])
+        deadline = time.monotonic() + TIMEOUT_S
+        try:
+            while len(found) < len(unread) and time.monotonic() < deadline:
+                for message in self._consumer.consume(1, 0.2):
+                    error = message.error()
+                    if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                        if error.retriable() or not error.fatal():
+                            continue
+                        raise KafkaException(error)
+                    partition = Partition(message.topic() or "", message.partition() or 0)
+                    if partition in found or partition not in unread:
+                        continue
+                    begin, end = unread[partition]
+                    found[partition] = _Seen(begin, end, self._time_of(message) if error is None else None)
+                    self._consumer.pause([TopicPartition(partition.topic, partition.number)])
+        finally:
+            self._consumer.unassign()
+        return found
+
+    def _time_of(self, message: Any) -> float:
+        kind, timestamp_ms = message.timestamp()
+        return self._clock() if kind == TIMESTAMP_NOT_AVAILABLE else timestamp_ms / 1000
+
+
+def watch_group_lag(group: GroupLag, host: str, port: int, *, interval_s: float, stopping: threading.Event) -> None:
+    """Look again and again until `stopping` is set, and serve what was found as `/metrics`, and `/healthz`.
+
+    While Kafka does not answer, the last age goes on growing for a minute. Then there are no samples, for nobody is to scale
+    on what is old, and health is bad.
+    """
+    found: Mapping[Partition, Lag] = {}
+    looked_at = time.monotonic()
+
+    def is_old() -> bool:
+        return time.monotonic() - looked_at > OLD_AFTER_S
+
+    def healthz() -> tuple[int, str, bytes]:
+        return json_page(503 if is_old() else 200, {"seconds_since_last_look": round(time.monotonic() - looked_at, 1)})
+
+    catalogue = Catalogue(CollectorRegistry())
+    catalogue.begin_section("How much is waiting?")
+    define_lag(catalogue, lambda: {} if is_old() else found)
+    try:
+        server = PageServer(host, port, catalogue.registry, {"/healthz": healthz})
+    except OSError as problem:
+        raise UserError(f"{host}:{port} can't be listened on ({problem.strerror}): choose another --port") from problem
+    with server:
+        log.info("the lag of %s on port %d", group.name, server.port)
+        while not stopping.is_set():
+            try:
+                found = group.look()
+                looked_at = time.monotonic()
+            except Unavailable as problem:
+                log.warning("%s", problem.message)
+            stopping.wait(interval_s)
