@@ -14,7 +14,7 @@ from tests.permissions import ordinary_user
 from workers.errors import UserError
 from workers.messages import Reference, ScanRequest
 from workers.settings import KafkaSettings
-from workers.submission import Submission, Submitter, find_scans, read_manifest, submit_all
+from workers.submission import SOURCE, Submission, Submitter, find_scans, read_manifest, submit_all
 
 
 class RecordingProducer:
@@ -101,7 +101,7 @@ def test_a_small_file_travels_inside_its_message(tmp_path: Path) -> None:
     request = ScanRequest.from_message(message["value"], message["headers"])
     assert request.content == b"pixels"
     assert request.content_type == "image/png"
-    assert request.source == (tmp_path / "a.png").as_uri()
+    assert request.source == SOURCE
     assert list(queued) == [request.scan_id]
 
 

@@ -194,20 +194,31 @@ def worker() -> None:
 
 @main.command()
 @click.option("--follow", "-f", is_flag=True, help="Go on waiting for new results until Ctrl-C.")
+@click.option(
+    "--sent",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="What `submit --json` printed: only these scans, each with its file as source.",
+)
 @JSON_OPTION
-def results(follow: bool, as_json: bool) -> None:
+def results(follow: bool, sent: Path | None, as_json: bool) -> None:
     """Read results from the beginning of their topic.
 
     Prints a line for each: scan id, status, tumour type or what is wrong, tumour pixels, source. With --json: all of it.
     """
+    from workers.submission import read_sent
     from workers.topics import read_results
 
+    sources = read_sent(sent) if sent else None
     try:
         for result in read_results(load_settings().kafka, follow=follow):
             if result is None:
                 # Connected, and perhaps to stay for hours: now an outage is news.
                 KAFKA_LOG.setLevel(logging.ERROR)
                 continue
+            if sources is not None:
+                if result.scan_id not in sources:
+                    continue
+                result = result.model_copy(update={"source": sources[result.scan_id]})
             if as_json:
                 click.echo(result.model_dump_json())
                 continue

@@ -229,7 +229,10 @@ class _Run:
             for result in read_results(self._kafka, follow=True):
                 now = time.monotonic()
                 if result is not None:
-                    self._results[result.scan_id] = result
+                    # The message doesn't say which file it was; we know, and so shall the results that lie beside it.
+                    sent = self._submitter.queued.get(result.scan_id)
+                    source = sent.uri if sent else result.source
+                    self._results[result.scan_id] = result.model_copy(update={"source": source})
                     last_result_at = now
                     self._advance(len(self._results), len(self._found.submissions))
                 if self._complete():

@@ -23,6 +23,10 @@ from workers.messages import DEADLINE_HEADER, REFERENCE_CONTENT_TYPE, SCAN_TYPE,
 from workers.settings import KafkaSettings
 from workers.tracing import NO_TRACING, ScanTrace, Tracing
 
+# Where these scans come from. Not the file's address: that may name a patient, and headers are shown by many tools, copied to
+# the dead topic, and come back in results. Whoever sent a scan knows its file by the scan's id.
+SOURCE = "urn:mristream:submit"
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
@@ -98,6 +102,16 @@ def read_manifest(manifest: Path) -> list[Submission]:
     return submissions
 
 
+def read_sent(file: Path) -> dict[str, str]:
+    """By scan id the address of each scan's file, from what `mristream submit --json` printed. Raises UserError naming the line."""
+    sent = {}
+    for number, row in _manifest_rows(file):
+        if "scan_id" not in row or "source" not in row:
+            raise UserError(f"{file}:{number}: a line of `mristream submit --json` has `scan_id` and `source`")
+        sent[row["scan_id"]] = row["source"]
+    return sent
+
+
 class Submitter:
     """Sends scans. `queued` holds, by scan id, those that the broker has taken or may still take; `failures` has a
     sentence for each of the others; `sent` counts what the broker has taken."""
@@ -138,7 +152,7 @@ class Submitter:
         headers = {
             "ce_specversion": "1.0",
             "ce_id": scan_id,
-            "ce_source": scan.uri,
+            "ce_source": SOURCE,
             "ce_type": SCAN_TYPE,
             "content-type": content_type,
             **traceparent,

@@ -34,7 +34,7 @@ public class SendScan {
             "ce_specversion", "1.0",
             "ce_type", "mristream.scan.v1",
             "ce_id", scanId,
-            "ce_source", file.toUri().toString(),
+            "ce_source", "urn:example:my-sender",
             "content-type", contentType == null ? "application/octet-stream" : contentType
         ).forEach((name, value) -> record.headers().add(name, value.getBytes(UTF_8)));
 

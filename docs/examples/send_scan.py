@@ -43,7 +43,7 @@ def main(bootstrap_servers: str, file: str, patient_key: str | None = None) -> s
             "ce_specversion": "1.0",
             "ce_type": "mristream.scan.v1",
             "ce_id": scan_id,
-            "ce_source": path.as_uri(),
+            "ce_source": "urn:example:my-sender",
             "content-type": content_type or "application/octet-stream",
         },
         on_delivery=delivered,

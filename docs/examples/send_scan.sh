@@ -22,6 +22,6 @@ esac
 
 # The client's own limit for a message is 1 MB.
 kcat -P -b "$bootstrap_servers" -t scans -k "$key" -X message.max.bytes=33554432 \
-    -H ce_specversion=1.0 -H ce_type=mristream.scan.v1 -H "ce_id=$scan_id" -H "ce_source=file://$file" \
+    -H ce_specversion=1.0 -H ce_type=mristream.scan.v1 -H "ce_id=$scan_id" -H ce_source=urn:example:my-sender \
     -H "content-type=$content_type" "$file"
 echo "$scan_id"

@@ -21,6 +21,7 @@ from tests.integration.conftest import SAMPLES, read_all_results
 from tests.integration.test_delivery import wait_for
 from workers.cli import main
 from workers.settings import Settings
+from workers.submission import SOURCE
 
 TIMEOUT_S = 60
 
@@ -97,9 +98,23 @@ def test_results_come_as_lines_for_people_and_as_json_for_scripts(finished: dict
     results = json_lines(mristream("results", "--json"))
 
     assert {line.split("\t")[0] for line in lines} == set(finished.values())
-    assert all(line.split("\t")[-1].startswith("file:///") for line in lines)
+    assert {line.split("\t")[-1] for line in lines} == {SOURCE}
     # One patient's scans keep their order.
     assert [result["scan_id"] for result in results] == list(finished.values())
+
+
+def test_results_of_what_was_sent_name_the_files_where_the_senders_list_is_given(
+    finished: dict[str, str], mristream: Command, tmp_path: Path
+) -> None:
+    sent = tmp_path / "sent.jsonl"
+    some = dict(list(finished.items())[:2])
+    sent.write_text("".join(json.dumps({"scan_id": i, "source": f"file:///{n}"}) + "\n" for n, i in some.items()))
+
+    results = json_lines(mristream("results", "--json", "--sent", str(sent)))
+
+    assert {result["scan_id"]: result["source"] for result in results} == {i: f"file:///{n}" for n, i in some.items()}
+    sent.write_text('{"uri": "file:///a.png"}\n')
+    assert "sent.jsonl:1" in mristream("results", "--sent", str(sent), expect=2).stderr
 
 
 def test_rejected_scans_are_listed_shown_saved_and_sent_again(
@@ -111,7 +126,7 @@ def test_rejected_scans_are_listed_shown_saved_and_sent_again(
 
     text = finished["text.jpg"]
     (shown,) = json_lines(mristream("dead", "show", text, "--json", "--save", str(tmp_path / "saved")))
-    assert shown["headers"]["ce_source"].endswith("/text.jpg")
+    assert shown["headers"]["ce_source"] == SOURCE
     assert "unsupported format" in shown["message"]
     assert (tmp_path / "saved").read_text() == "this is no image"
     assert "code: unsupported_format" in mristream("dead", "show", text).stdout.splitlines()

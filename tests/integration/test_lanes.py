@@ -204,13 +204,16 @@ def test_a_scan_that_comes_too_late_for_its_deadline_says_so(
     (tmp_path / "a.jpg").write_bytes(slice_)
     (tmp_path / "b.jpg").write_bytes(slice_)
 
-    assert command("submit", "--stat", "--deadline", "1s", str(tmp_path / "a.jpg")).exit_code == 0
-    assert command("submit", "--stat", "--deadline", "1h", str(tmp_path / "b.jpg")).exit_code == 0
+    sent = {}
+    for name, deadline in (("a.jpg", "1s"), ("b.jpg", "1h")):
+        submitted = command("submit", "--stat", "--deadline", deadline, "--json", str(tmp_path / name))
+        assert submitted.exit_code == 0
+        sent[json.loads(submitted.stdout)["scan_id"]] = name
     null_models.take(1.5)
     with WorkerProcess(tmp_path / "worker", environment):
         results = results_of(environment, 2)
 
-    flags = {r.source.rpartition("/")[2]: r.flags for r in results}
+    flags = {sent[r.scan_id]: r.flags for r in results}
     assert Flag.LATE in flags["a.jpg"]
     assert Flag.LATE not in flags["b.jpg"]
 
