@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +17,7 @@ from workers.messages import Lane
 from workers.monitoring_settings import TracingSettings
 from workers.settings import load_settings
 from workers.span_sending import make_provider
-from workers.tracing import NO_TRACING, NOT_TRACED, Tracing, trace_id_here, traceparent_here
+from workers.tracing import CLOSE_TIMEOUT_S, NO_TRACING, NOT_TRACED, Tracing, trace_id_here, traceparent_here
 
 NOWHERE = "http://127.0.0.1:9"
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0"
@@ -35,11 +37,17 @@ class Recording:
 
 
 @pytest.fixture
-def recording() -> Iterator[Recording]:
+def library_logger() -> Iterator[None]:
+    """Undoes what tracing does to the library's logger."""
     library = logging.getLogger("opentelemetry")
     before = library.handlers, library.propagate
-    yield Recording()
+    yield
     library.handlers, library.propagate = before
+
+
+@pytest.fixture
+def recording(library_logger: None) -> Recording:
+    return Recording()
 
 
 def test_a_failing_step_tells_the_kind_of_error_and_not_its_text(recording: Recording) -> None:
@@ -93,6 +101,35 @@ def test_of_a_collectors_trouble_one_line_is_logged(caplog: pytest.LogCaptureFix
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 1
     assert f"{NOWHERE}/v1/traces" in lines[0]
+
+
+def test_about_the_share_that_is_asked_for_is_recorded(library_logger: None) -> None:
+    tracing = Tracing(TracingSettings(otlp_endpoint=NOWHERE, sample_ratio=0.25), "test")
+
+    taken = [tracing.take([], Lane.ROUTINE, "scans", 0, offset) for offset in range(4000)]
+    sent = [tracing.submit("scans")[1]["traceparent"] for _ in range(4000)]
+
+    # Within six standard deviations, which are 27 each.
+    assert 840 < sum(trace.span is not None for trace in taken) < 1160
+    assert 840 < sum(int(header[-2:], 16) & 1 for header in sent) < 1160
+    assert len({trace.trace_id for trace in taken} | {header[3:35] for header in sent}) == 8000
+
+
+def test_a_collector_that_takes_requests_and_never_answers_holds_up_neither_scans_nor_the_end(
+    library_logger: None,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        tracing = Tracing(TracingSettings(otlp_endpoint=endpoint, sample_ratio=1.0), "test")
+        began = time.monotonic()
+        for offset in range(5000):  # more than may wait
+            tracing.take([], Lane.ROUTINE, "scans", 0, offset).end()
+        took_s = time.monotonic() - began
+        tracing.close()
+        closed_after_s = time.monotonic() - began - took_s
+
+    assert took_s < 5, "it takes 0.2 s on an idle machine"
+    assert closed_after_s < CLOSE_TIMEOUT_S + 1
 
 
 @pytest.mark.parametrize("address", ["collector:4318", "http://", "http://me:secret@collector:4318", "http://[::1"])

@@ -26,6 +26,7 @@ from workers.messages import ScanResult
 from workers.settings import KafkaSettings, Settings, TritonSettings
 from workers.submission import Found, Submission, Submitter, submit_all
 from workers.topics import read_results
+from workers.tracing import NO_TRACING, Tracing
 
 # With nothing finished for this long something is stuck for good: most outages are over by then, and whoever can end
 # the others sits in front of it.
@@ -124,8 +125,8 @@ def run_scans(
             one_lane = settings.kafka.model_copy(update={"stat_topic": None, "replay_topic": None})
             settings = settings.model_copy(update={"kafka": one_lane})
             create_topics(settings.kafka)
-            with _PatientWorker(servers, settings) as worker:
-                return _Run(found, settings.kafka, stack, worker, report, advance).stream(out / RESULTS)
+            with _PatientWorker(servers, settings) as worker, Tracing(settings.tracing, "mristream-run") as tracing:
+                return _Run(found, settings.kafka, stack, worker, report, advance, tracing).stream(out / RESULTS)
     finally:
         _keep_only_logs(servers)
 
@@ -207,6 +208,7 @@ class _Run:
         worker: WorkerProcess,
         report: Report,
         advance: Callable[[int, int], None],
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._found = found
         self._kafka = kafka
@@ -214,7 +216,7 @@ class _Run:
         self._worker = worker
         self._report = report
         self._advance = advance
-        self._submitter = Submitter(make_producer(kafka), kafka)
+        self._submitter = Submitter(make_producer(kafka), kafka, tracing=tracing)
         self._sending_failed: Exception | None = None
         self._all_sent = threading.Event()
         self._results: dict[str, ScanResult] = {}
