@@ -343,8 +343,8 @@ def _plot(axes: Axes, series: Sequence[Series], style: str | None, mode: str | N
     at = matplotlib.dates.date2num([datetime.fromtimestamp(moment, UTC) for moment in series[0].at])
     if mode in ("normal", "percent"):
         values = np.array([each.values for each in series])
-        known = ~np.all(np.isnan(values), axis=0)  # a gap is no zero
-        at, values = at[known], np.nan_to_num(values[:, known])
+        gaps = np.all(np.isnan(values), axis=0)
+        values = np.nan_to_num(values)
         if mode == "percent":
             total = values.sum(axis=0)
             values = np.divide(values, total, out=np.zeros_like(values), where=total > 0)
@@ -355,7 +355,9 @@ def _plot(axes: Axes, series: Sequence[Series], style: str | None, mode: str | N
                 axes.bar(at, heights, bottom=floor, width=(at[1] - at[0]) * 1.02, color=color)
                 floor = floor + heights
         else:
-            axes.stackplot(at, values, colors=colors, alpha=0.85, linewidth=0)
+            for first, last, _ in _spans(np.where(gaps, math.nan, 0.0)):  # a gap is no zero
+                part = slice(first, last + 1)
+                axes.stackplot(at[part], values[:, part], colors=colors, alpha=0.85, linewidth=0)
         return
     for each in series:
         axes.plot(at, each.values, color=each.color, linewidth=1.8)
