@@ -33,10 +33,13 @@ from benchmarks.dashboards.canvas import (
     named,
     shades,
 )
+from benchmarks.dashboards.traces import Traces, seconds
 from benchmarks.dashboards.units import steps, written
 from deploy.monitoring.boards.asking import View
 
 _TITLE_HEIGHT = 26
+_SERVICES = {"mristream-submit": "purple", "mristream-worker": "blue", "triton": "green"}
+_LEVELS = {"debug": "blue", "info": "green", "warning": "orange", "error": "red", "critical": "red"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,11 @@ class Series:
 
 
 class Drawing:
-    """A dashboard's picture."""
+    """A picture of panels of a dashboard. What Tempo and Loki would be asked for comes from `traces`."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, panels: Sequence[dict[str, Any]], traces: Traces | None = None) -> None:
         self._view = view
-        panels = view.dashboard["panels"]
+        self._traces = traces
         self._canvas = Canvas(max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels))
         draw: dict[str, Callable[[dict[str, Any], Box], None]] = {
             "timeseries": self._curves,
@@ -70,6 +73,8 @@ class Drawing:
             "table": self._table,
             "state-timeline": self._states,
             "text": self._text,
+            "traces": self._way,
+            "logs": self._log,
         }
         for panel in panels:
             box = self._canvas.place(panel["gridPos"])
@@ -128,6 +133,9 @@ class Drawing:
         axes = self._canvas.axes(box.inside(left=54, top=4, right=4, bottom=20))
         mode = custom.get("stacking", {}).get("mode")
         _plot(axes, series, custom.get("drawStyle"), mode)
+        for exemplar in _thinned([each for target in panel["targets"] for each in self._view.exemplars(target)]):
+            at = matplotlib.dates.date2num(datetime.fromtimestamp(exemplar["timestamp"], UTC))
+            axes.plot(at, float(exemplar["value"]), "D", color=COLORS["yellow"], markersize=3, alpha=0.8)
         self._scale(axes, defaults, unit, shares=mode == "percent")
         if custom.get("thresholdsStyle", {}).get("mode") == "dashed":
             for step in defaults["thresholds"]["steps"]:
@@ -217,16 +225,29 @@ class Drawing:
             self._canvas.write(box.x + box.width, y + line / 2, value, size=10, align="right")
 
     def _table(self, panel: dict[str, Any], box: Box) -> None:
+        if panel["datasource"]["type"] == "tempo":
+            self._slow_scans(box)
+            return
         options = panel["transformations"][0]["options"]
         columns = sorted(options["indexByName"], key=options["indexByName"].__getitem__)
         rows = [
             [answer["value"][1] if label == "Value" else answer["metric"].get(label, "") for label in columns]
             for answer in self._view.ask(panel["targets"][0])
         ]
-        heads = [options["renameByName"][label] for label in columns]
-        widths = [max(self._canvas.width_of(str(row[n]), 11) for row in [heads, *rows]) for n in range(len(columns))]
+        self._rows(box, [options["renameByName"][label] for label in columns], sorted(rows))
+
+    def _slow_scans(self, box: Box) -> None:
+        traces, most = self._told(), int(box.height / 28) - 1
+        rows = [
+            [trace_id, span.service, f"{_clock(span.start_ns)}", written(seconds(span), "s")]
+            for trace_id, span in traces.slow(1.0, most)
+        ]
+        self._rows(box, ["Trace ID", "Service", "Start time", "Duration"], rows)
+
+    def _rows(self, box: Box, heads: list[str], rows: list[list[str]]) -> None:
+        widths = [max(self._canvas.width_of(str(row[n]), 11) for row in [heads, *rows]) for n in range(len(heads))]
         stretch = box.width / (sum(widths) or 1)
-        for line, row in enumerate([heads, *sorted(rows)]):
+        for line, row in enumerate([heads, *rows]):
             x, y = box.x, box.y + 14 + 28 * line
             for text, width in zip(row, widths, strict=True):
                 self._canvas.write(x, y, text, size=11, color=INK if line else COLORS["light-blue"], bold=not line)
@@ -257,6 +278,43 @@ class Drawing:
                 if pixels > self._canvas.width_of(state["text"], 9) + 8:
                     axes.text(begin, bottom + 0.4, f" {state['text']}", color="#0b0c0e", fontsize=9, va="center")
 
+    def _way(self, _: dict[str, Any], box: Box) -> None:
+        """The slowest scan's trace as a waterfall."""
+        traces = self._told()
+        trace_id = traces.slowest()
+        spans = traces.tree(trace_id)
+        self._canvas.write(box.x + 70, box.y - 11, trace_id, size=10, color=FAINT)
+        start = min(span.start_ns for _, span in spans)
+        whole = max(span.end_ns for _, span in spans) - start
+        fitting = max(1, int((box.height - 22) / 20))
+        left = box.x + 330
+        room = box.x + box.width - 90 - left
+        for share in (0, 0.25, 0.5, 0.75, 1):
+            x = left + room * share
+            self._canvas.card(Box(x, box.y + 16, 1, box.height - 16), GRID)
+            self._canvas.write(x, box.y + 6, written(whole * share / 1e9, "s"), size=9, color=FAINT, align="center")
+        for line, (depth, span) in enumerate(spans[:fitting]):
+            y = box.y + 28 + 20 * line
+            self._canvas.write(box.x + 16 * depth, y, span.name, size=10)
+            self._canvas.write(left - 12, y, span.service, size=9, color=FAINT, align="right")
+            x, width = left + room * (span.start_ns - start) / whole, room * (span.end_ns - span.start_ns) / whole
+            color = "red" if span.error else _SERVICES.get(span.service, "text")
+            self._canvas.card(Box(x, y - 7, max(2.0, width), 14), color_of(color))
+            self._canvas.write(x + max(2.0, width) + 6, y, written(seconds(span), "s"), size=9)
+
+    def _log(self, _: dict[str, Any], box: Box) -> None:
+        traces = self._told()
+        for number, line in enumerate(traces.lines(traces.slowest())[: int(box.height / 22)]):
+            y = box.y + 12 + 22 * number
+            self._canvas.card(Box(box.x, y - 8, 3, 16), color_of(_LEVELS.get(line.level, "blue")))
+            text = f"{line.time[11:23]}  {line.level:7}  {line.message}"
+            self._canvas.write(box.x + 10, y, self._canvas.cut(text, box.width - 12, 10), size=10)
+
+    def _told(self) -> Traces:
+        if self._traces is None:
+            raise ValueError("this dashboard has panels about traces: which?")
+        return self._traces
+
     def _text(self, panel: dict[str, Any], box: Box) -> None:
         plain = re.sub(r"\*\*|`", "", panel["options"]["content"])
         lines = [line for part in plain.splitlines() for line in textwrap.wrap(part, int(box.width / 8))]
@@ -268,10 +326,25 @@ class Drawing:
         self._canvas.write(box.x + box.width / 2, box.y + box.height / 2, text, size=12, color=FAINT, align="center")
 
 
+def _thinned(exemplars: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The slowest scan of each half minute: more would hide the curves, and Grafana leaves most out, too."""
+    slowest: dict[int, dict[str, Any]] = {}
+    for exemplar in exemplars:
+        moment = int(exemplar["timestamp"] / 30)
+        slowest[moment] = max(slowest.get(moment, exemplar), exemplar, key=lambda each: float(each["value"]))
+    return list(slowest.values())
+
+
+def _clock(moment_ns: int) -> str:
+    return datetime.fromtimestamp(moment_ns / 1e9, UTC).strftime("%H:%M:%S")
+
+
 def _plot(axes: Axes, series: Sequence[Series], style: str | None, mode: str | None) -> None:
     at = matplotlib.dates.date2num([datetime.fromtimestamp(moment, UTC) for moment in series[0].at])
     if mode in ("normal", "percent"):
-        values = np.nan_to_num(np.array([each.values for each in series]))
+        values = np.array([each.values for each in series])
+        gaps = np.all(np.isnan(values), axis=0)
+        values = np.nan_to_num(values)
         if mode == "percent":
             total = values.sum(axis=0)
             values = np.divide(values, total, out=np.zeros_like(values), where=total > 0)
@@ -282,7 +355,9 @@ def _plot(axes: Axes, series: Sequence[Series], style: str | None, mode: str | N
                 axes.bar(at, heights, bottom=floor, width=(at[1] - at[0]) * 1.02, color=color)
                 floor = floor + heights
         else:
-            axes.stackplot(at, values, colors=colors, alpha=0.85, linewidth=0)
+            for first, last, _ in _spans(np.where(gaps, math.nan, 0.0)):  # a gap is no zero
+                part = slice(first, last + 1)
+                axes.stackplot(at[part], values[:, part], colors=colors, alpha=0.85, linewidth=0)
         return
     for each in series:
         axes.plot(at, each.values, color=each.color, linewidth=1.8)

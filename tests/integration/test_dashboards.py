@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,6 +17,7 @@ import numpy as np
 import pytest
 
 from benchmarks.chaos.null_models import set_delay, write_null_models
+from benchmarks.stand import settings_for
 from deploy.local.prometheus import TRITON, WORKERS, Prometheus
 from deploy.local.proxy import Proxy
 from deploy.local.stack import Stack
@@ -22,11 +27,13 @@ from deploy.monitoring.boards.asking import View, read_dashboards, targets
 from tests.conftest import wait_for
 from tests.integration.conftest import SAMPLES
 from tests.integration.test_monitoring import values
+from tests.integration.tracing.collector import Collector
 from workers.errors import Unavailable
 from workers.inference import TritonModels
 from workers.kafka import create_topics, make_producer
 from workers.metrics.drift import LEAST_SCANS
-from workers.settings import Settings, TritonSettings, WorkerSettings
+from workers.monitoring_settings import TracingSettings
+from workers.settings import Settings, TritonSettings
 
 # Short, for a rate over four scrapes to be there soon.
 INTERVAL_S = 0.5
@@ -71,15 +78,13 @@ class Page:
         self._server.server_close()
 
 
-@pytest.fixture
-def caching(tmp_path: Path) -> Iterator[tuple[Triton, Path]]:
+def start_caching_triton(folder: Path) -> tuple[Triton, Path]:
     """Real Triton with a response cache and a queue in which nobody waits long, which the shipped models have not."""
-    models = write_null_models(tmp_path / "models")
+    models = write_null_models(folder / "models")
     configuration = models / "brain_mri_classifier" / "config.pbtxt"
     impatient = configuration.read_text().replace("max_queue_size: 4", "default_timeout_microseconds: 100000")
     configuration.write_text(impatient + "response_cache { enable: true }\n")
-    with Triton(tmp_path / "caching", models, arguments=["--cache-config=local,size=4194304"]) as triton:
-        yield triton, models
+    return Triton(folder / "caching", models, arguments=["--cache-config=local,size=4194304"]), models
 
 
 def ask_the_same_and_too_much(triton: Triton, models: Path) -> None:
@@ -115,59 +120,95 @@ def send(settings: Settings, times: int) -> int:
     return len(sent)
 
 
-@pytest.mark.timeout(600)
-def test_each_query_of_each_panel_finds_something(
-    settings: Settings,
-    stack: Stack,
-    caching: tuple[Triton, Path],
-    tmp_path: Path,
-) -> None:
-    create_topics(settings.kafka)
-    with (
-        Proxy(int(stack.triton.grpc_url.split(":")[1])) as network,
-        Page(STAND_IN) as gpus,
-        Page(STAND_IN_OF_A_WORKER) as limited,
-        Prometheus(tmp_path / "prometheus", scrape_interval_s=INTERVAL_S) as prometheus,
-        WorkerProcess(
-            tmp_path / "worker",
-            settings.model_copy(
-                update={
-                    "triton": TritonSettings(url=f"127.0.0.1:{network.port}"),
-                    "worker": WorkerSettings(http_host="127.0.0.1", http_port=0),
-                }
-            ),
-        ) as worker,
-    ):
+@dataclass(frozen=True)
+class Run:
+    """What was watched, since a Unix time."""
+
+    prometheus: Prometheus
+    collector: Collector
+    worker: WorkerProcess
+    began: float
+
+    def view(self, board: str) -> View:
+        """A dashboard of everything up to now."""
+        return View(self.prometheus.url, read_dashboards()[board], self.began, time.time(), INTERVAL_S)
+
+
+@pytest.fixture(scope="module")
+def run(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Scans in all lanes, bad files, and a network that fails for a while; everything traced and watched."""
+    folder = tmp_path_factory.mktemp("dashboards")
+    with ExitStack() as running:
+        network = running.enter_context(Proxy(int(stack.triton.grpc_url.split(":")[1])))
+        gpus = running.enter_context(Page(STAND_IN))
+        limited = running.enter_context(Page(STAND_IN_OF_A_WORKER))
+        caching, models = start_caching_triton(folder)
+        running.enter_context(caching)
+        collector = running.enter_context(Collector(folder / "collector"))
+        prometheus = running.enter_context(Prometheus(folder / "prometheus", scrape_interval_s=INTERVAL_S))
+        settings = settings_for(stack, folder / "masks", "dashboards", {"log_level": "DEBUG"}).model_copy(
+            update={
+                "triton": TritonSettings(url=f"127.0.0.1:{network.port}"),
+                "tracing": TracingSettings(otlp_endpoint=collector.endpoint, sample_ratio=1),
+            }
+        )
+        create_topics(settings.kafka)
+        worker = running.enter_context(WorkerProcess(folder / "worker", settings))
         began = time.time()
         prometheus.scrape(WORKERS, [worker.url("/metrics"), limited.url])
-        prometheus.scrape(TRITON, [stack.triton.metrics_url, caching[0].metrics_url, gpus.url])
+        prometheus.scrape(TRITON, [stack.triton.metrics_url, caching.metrics_url, gpus.url])
         wait_for(lambda: len(prometheus.query("up == 1")) == 5, "a scrape of each")
 
         # Enough for drift: about three of four samples are classified, one of two segmented.
         scans = send(settings, times=LEAST_SCANS // 47)
-        ask_the_same_and_too_much(*caching)
+        ask_the_same_and_too_much(caching, models)
         wait_for(lambda: sum(values(worker, "mristream_scans_total")) > scans / 4, "a quarter of the results")
         network.cut()
         failing = f'rate(mristream_call_seconds_count{{outcome="failed"}}[{4 * INTERVAL_S:.0f}s]) > 0'
         wait_for(lambda: prometheus.query(failing) != [], "calls that fail")
         network.heal()
         wait_for(lambda: sum(values(worker, "mristream_scans_total")) == scans, "all results", timeout_s=400)
+        yield Run(prometheus, collector, worker, began)
 
-        def silent() -> list[str]:
-            """Queries without an answer; of more than a scalar's worth, answers without the labels that the legend names."""
-            missing = []
-            for uid, board in read_dashboards().items():
-                view = View(prometheus.url, board, began, time.time(), INTERVAL_S)
-                for panel, target in targets(board):
-                    if not any(number != "NaN" for series in view.ask(target) for number in numbers(series)):
-                        missing.append(f"{uid}: {panel['title']}: {view.filled_in(target['expr'])}")
-            return missing
 
-        deadline = time.monotonic() + 30  # for the last scrape, and the rules after it
-        while (missing := silent()) and time.monotonic() < deadline:
-            time.sleep(INTERVAL_S)
+@pytest.mark.timeout(600)
+def test_each_query_of_each_panel_finds_something(run: Run) -> None:
+    def silent() -> list[str]:
+        return [
+            f"{uid}: {panel['title']}: {target['expr']}"
+            for uid, board in read_dashboards().items()
+            for view in [run.view(uid)]
+            for panel, target in targets(board)
+            if not any(number != "NaN" for series in view.ask(target) for number in numbers(series))
+        ]
+
+    deadline = time.monotonic() + 30  # for the last scrape, and the rules after it
+    while (missing := silent()) and time.monotonic() < deadline:
+        time.sleep(INTERVAL_S)
 
     assert missing == []
+
+
+@pytest.mark.timeout(600)
+def test_a_dot_on_a_curve_leads_to_the_scans_spans_and_to_its_log(run: Run) -> None:
+    board = read_dashboards()["mristream-scan"]
+    dotted = [target for _, target in targets(board) if target.get("exemplar")]
+    (_, search), (_, lookup) = targets(board, "tempo")
+    (_, lines) = next(targets(board, "loki"))
+    service, name = re.fullmatch(
+        r'\{ resource\.service\.name = "(.+)" && name = "(\w+)" && duration > 1s \}', search["query"]
+    ).groups()  # type: ignore[union-attr]
+
+    dots = [dot["labels"]["trace_id"] for target in dotted for dot in run.view("mristream-scan").exemplars(target)]
+
+    assert dots
+    assert lookup["query"] == "$trace_id"
+    assert lines["expr"] == "$log_stream |= `$trace_id`"
+    wait_for(lambda: set(dots) <= {span.trace_id for span in run.collector.spans()}, "spans of the dots")
+    found = [span for span in run.collector.spans() if span.trace_id == dots[-1]]
+    assert (service, name) in {(span.service, span.name) for span in found}
+    log = [json.loads(line) for line in run.worker.log.read_text().splitlines() if dots[-1] in line]
+    assert {line["trace_id"] for line in log} == {dots[-1]}
 
 
 def numbers(series: dict[str, list[object]]) -> list[object]:

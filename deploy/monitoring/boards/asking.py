@@ -7,7 +7,7 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,21 @@ def targets(dashboard: dict[str, Any], kind: str = "prometheus") -> Iterator[tup
         for target in panel.get("targets", []):
             if panel["datasource"]["type"] == kind:
                 yield panel, target
+
+
+def rows(dashboard: dict[str, Any], *, without: Sequence[str] = (), only: str | None = None) -> list[dict[str, Any]]:
+    """Panels of all rows but some, or of one, moved up to where no gap is. Rows are named by their titles."""
+    kept: list[dict[str, Any]] = []
+    shift, keep = 0, True
+    for panel in dashboard["panels"]:
+        if panel["type"] == "row":
+            keep = panel["title"] not in without and only in (None, panel["title"])
+            bottom = max((each["gridPos"]["y"] + each["gridPos"]["h"] for each in kept), default=0)
+            shift = bottom - panel["gridPos"]["y"]
+        if keep:
+            place = panel["gridPos"]
+            kept.append(panel | {"gridPos": place | {"y": place["y"] + shift}})
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +80,14 @@ class View:
             answer = self._get("query_range", query=expr, start=self.start, end=self.end, step=self.step_s)
         result: list[dict[str, Any]] = answer["result"]
         return result
+
+    def exemplars(self, target: dict[str, Any]) -> list[dict[str, Any]]:
+        """Single scans that the query's series have kept: each with `labels`, `value` and `timestamp`; none for most queries."""
+        if not target.get("exemplar"):
+            return []
+        expr = self.filled_in(target["expr"])
+        answer = self._get("query_exemplars", query=expr, start=self.start, end=self.end)
+        return [exemplar for series in answer for exemplar in series["exemplars"]]
 
     def filled_in(self, expr: str) -> str:
         """The query with everything that Grafana fills in."""

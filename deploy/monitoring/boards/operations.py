@@ -11,6 +11,7 @@ from workers.messages import Lane, Status
 from workers.metrics import OBJECTIVE_SHARE, OBJECTIVES_S
 
 UID = "mristream-operations"
+WAITING = "Where do scans wait?"
 JOB = 'job=~"$job"'
 STATUS_COLORS: dict[str, str] = {
     Status.SEGMENTED: GREEN,
@@ -31,7 +32,7 @@ def operations() -> dashboard.Dashboard:
     _at_a_glance(board)
     _flow(board)
     _latency(board)
-    row(board, "Where do scans wait?", where_time_goes(), where_it_goes_now())
+    row(board, WAITING, where_time_goes(), where_it_goes_now())
     _steps(board)
     _dependencies(board)
     _saturation(board)

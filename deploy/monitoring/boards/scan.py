@@ -54,14 +54,15 @@ def _this_scan(board: dashboard.Dashboard) -> None:
         table.Panel()
         .title("Slow scans: click one")
         .description(
-            "Traces of the time shown with a span of more than a second; the trace id is a link that chooses it."
+            "Scans that a worker took more than a second for; the trace id is a link that chooses it. Tempo has those that were "
+            "traced (`tracing.sample_ratio`)."
         )
         .datasource(data_source("tempo"))
         .span(12)
         .height(8)
         .with_target(
             TempoQuery()
-            .query('{ resource.service.name =~ "mristream.*" && duration > 1s }')
+            .query('{ resource.service.name = "mristream-worker" && name = "scan" && duration > 1s }')
             .query_type("traceql")
             .table_type(SearchTableType.TRACES)
             .limit(20)
@@ -89,7 +90,7 @@ def _this_scan(board: dashboard.Dashboard) -> None:
         .enable_log_details(True)
         .with_target(LokiQuery().expr("$log_stream |= `$trace_id`").query_type("range"))
     )
-    row(board, "This scan", words("", HOW, width=24, height=3), slow, log, trace)
+    row(board, "This scan", words("", HOW, width=24, height=2), slow, log, trace)
 
 
 def _others(board: dashboard.Dashboard) -> None:
