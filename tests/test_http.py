@@ -59,3 +59,16 @@ def test_a_loop_that_hangs_is_not_alive() -> None:
     server = HealthServer("127.0.0.1", 0, metrics=Metrics(), turned_at=lambda: stuck, not_ready=dict)
     with server:
         assert get(server, "/healthz")[0] == 503
+
+
+def test_how_the_worker_is_can_be_seen_and_read_by_programs() -> None:
+    missing = {"triton": 12.34}
+    server = HealthServer("127.0.0.1", 0, metrics=Metrics(), turned_at=time.monotonic, not_ready=lambda: missing)
+    with server, urllib.request.urlopen(f"http://127.0.0.1:{server.port}/", timeout=5) as page:
+        assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert page.headers["Content-Security-Policy"].startswith("default-src 'none';")
+        assert b"Waits</b> for triton" in page.read()
+        status = json.loads(get(server, "/status.json")[1])
+
+    assert (status["ready"], status["waiting_for"], status["hangs_s"]) == (False, {"triton": 12.34}, None)
+    assert status["worker"].endswith(f":{server.port}")

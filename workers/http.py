@@ -1,8 +1,9 @@
-"""Metrics and health over HTTP."""
+"""Metrics, health and status over HTTP."""
 
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from workers.metrics import Metrics
+from workers.status import SECURITY_POLICY, History, State, render, state_of
 
 # The loop turns about 20 times a second and publication is not on its thread: 30 s without a turn is no pause, it hangs.
 HUNG_AFTER_S = 30.0
@@ -45,6 +47,9 @@ class PageServer:
                 self.send_response(status)
                 self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Security-Policy", SECURITY_POLICY)
+                self.send_header("X-Content-Type-Options", "nosniff")
+                self.send_header("Cache-Control", "no-store")
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -72,8 +77,8 @@ class PageServer:
 
 
 class HealthServer(PageServer):
-    """Serves `/metrics`, `/healthz` (the poll loop turns), `/readyz` (scans can be taken) and `/drift` (the last scans as
-    a reference for those to come).
+    """Serves `/` (a page about the worker, with the same as `/status.json`), `/metrics`, `/healthz` (the poll loop turns),
+    `/readyz` (scans can be taken) and `/drift` (the last scans as a reference for those to come).
 
     `turned_at` gives the monotonic time of the loop's last turn; `not_ready` names what is missing and for how many
     seconds, or is empty.
@@ -88,6 +93,26 @@ class HealthServer(PageServer):
         turned_at: Callable[[], float],
         not_ready: Callable[[], dict[str, float]],
     ) -> None:
+        started_at = time.monotonic()
+        self._history = History(metrics)
+
+        def state() -> State:
+            idle_s = time.monotonic() - turned_at()
+            return state_of(
+                metrics,
+                self._history.readings(),
+                worker=f"{socket.gethostname()}:{self.port}",
+                running_s=time.monotonic() - started_at,
+                hangs_s=idle_s if idle_s >= HUNG_AFTER_S else None,
+                waiting_for=not_ready(),
+            )
+
+        def home() -> tuple[int, str, bytes]:
+            return 200, "text/html; charset=utf-8", render(state()).encode()
+
+        def status() -> tuple[int, str, bytes]:
+            return json_page(200, state().as_json())
+
         def healthz() -> tuple[int, str, bytes]:
             idle_s = time.monotonic() - turned_at()
             return json_page(200 if idle_s < HUNG_AFTER_S else 503, {"seconds_since_last_turn": round(idle_s, 3)})
@@ -102,8 +127,18 @@ class HealthServer(PageServer):
             reference = metrics.quality.as_reference(f"last scans of a worker, {datetime.now(UTC):%Y-%m-%d}")
             return 200, "application/json", reference.as_json().encode()
 
-        pages = {"/healthz": healthz, "/readyz": readyz, "/drift": drift}
+        pages = {"/": home, "/status.json": status, "/healthz": healthz, "/readyz": readyz, "/drift": drift}
         super().__init__(host, port, metrics.registry, pages)
+
+    def __enter__(self) -> Self:
+        self._history.__enter__()
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._history.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
 
 
 def json_page(status: int, body: dict[str, object]) -> tuple[int, str, bytes]:

@@ -7,6 +7,6 @@ declares the values that it can have (`labels`), and a test holds samples agains
 from __future__ import annotations
 
 from workers.metrics.lag import Lag
-from workers.metrics.worker import OBJECTIVE_SHARE, OBJECTIVES_S, BreakerState, Metrics
+from workers.metrics.worker import OBJECTIVE_SHARE, OBJECTIVES_S, BreakerState, Metrics, Reject
 
-__all__ = ["OBJECTIVES_S", "OBJECTIVE_SHARE", "BreakerState", "Lag", "Metrics"]
+__all__ = ["OBJECTIVES_S", "OBJECTIVE_SHARE", "BreakerState", "Lag", "Metrics", "Reject"]

@@ -94,11 +94,16 @@ class Quality:
         bounds = self.drift.reference.upper_bounds
         return Reference(about=about, models=models, upper_bounds=bounds, counts=self.drift.counts())
 
+    def reference_fits(self) -> bool | None:
+        """Whether drift is measured against what these models said; None until it is known which they are."""
+        return self.drift.reference.fits(self._models) if self._models else None
+
     def _indexes(self) -> list[Sample]:
         return [((name,), index) for name, index in self.drift.indexes().items()]
 
     def _fits(self) -> list[Sample]:
-        return [((), float(self.drift.reference.fits(self._models)))] if self._models else []
+        fits = self.reference_fits()
+        return [] if fits is None else [((), float(fits))]
 
 
 def features(result: ScanResult, appearance: Appearance | None) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 
@@ -35,6 +36,9 @@ from workers.progress import Outcome, Partition, ScanMessage
 OBJECTIVE_SHARE = 0.99
 OBJECTIVES_S = {Lane.STAT: 5.0, Lane.ROUTINE: 60.0}
 
+# What somebody looks at before going to `mristream dead list`.
+LAST_REJECTS = 10
+
 # A bound at each objective, for the share within it to be exact; around them from a single scan on a GPU (milliseconds)
 # to a night's backlog (an hour).
 _END_TO_END_BOUNDS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
@@ -56,6 +60,18 @@ class BreakerState(IntEnum):
     CLOSED = 0
     HALF_OPEN = 1
     OPEN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A rejected scan: when its result was published, why, and where its message lies. Nothing of the scan itself."""
+
+    at: float
+    reason: Reason
+    step: str
+    topic: str
+    partition: int
+    offset: int
 
 
 class Metrics:
@@ -93,6 +109,7 @@ class Metrics:
             labels.REASON,
             labels.STEP,
         )
+        self.last_rejects: tuple[Reject, ...] = ()  # the newest last; replaced as a whole
         self.flags = define.counter(
             "mristream_flags_total", "Flags on published results: what a person should look at.", labels.FLAG
         )
@@ -299,6 +316,9 @@ class Metrics:
                 self.flags.labels(flag).inc()
             if result.reason is not None:
                 self.rejects.labels(result.reason.code, result.reason.step).inc()
+                place = outcome.message
+                reject = Reject(now_s, result.reason.code, result.reason.step, *place.partition, place.offset)
+                self.last_rejects = (*self.last_rejects, reject)[-LAST_REJECTS:]
             if result.attempt > 1:
                 self.resent.inc()
             self.quality.observe(outcome)
