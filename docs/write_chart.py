@@ -1,4 +1,5 @@
-"""Writes what describes the chart's values: helm/mristream/README.md and values.schema.json, from values.yaml (`make docs`).
+"""Writes what the chart has of other files (`make docs`): README.md and values.schema.json, of values.yaml, and its copies of
+the rules and dashboards in deploy/monitoring.
 
 A value's line of comment that begins with `# --` is its row in the table. Types come from the defaults; what more is known of
 a value stands below.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +43,8 @@ _PATTERNS: list[tuple[str, dict[str, Any]]] = [
     (r"store\.redis\.port", {"type": "integer", "minimum": 1, "maximum": 65535}),
     (r"allowedPrefixes", {"type": "array", "items": {"type": "string", "pattern": "^(s3|gs|az|file)://"}}),
     (r"settings", {"type": "object", "additionalProperties": {"type": "object"}}),
+    (r"tracing\.samplePercent", {"type": "number", "minimum": 0, "maximum": 100}),
+    (r"tracing\.otlpEndpoint", {"type": "string", "pattern": "^(https?://.+)?$"}),
     (r"worker\.logLevel", {"enum": ["DEBUG", "INFO", "WARNING", "ERROR"]}),
     (r"worker\.drainTimeoutS", {"type": "integer", "minimum": 1}),
     (r"triton\.profile", {"enum": ["gpu", "cpu"]}),
@@ -158,6 +162,11 @@ def readme() -> str:
     return _INTRODUCTION + "\n".join(row.replace("``", "` `") if "``" in row else row for row in rows) + "\n"
 
 
+def schema_file() -> str:
+    """What stands in values.schema.json."""
+    return json.dumps(schema(), indent=1) + "\n"
+
+
 def schema() -> dict[str, Any]:
     """JSON Schema of the values: nothing that isn't in values.yaml, and the types of its defaults."""
     defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
@@ -193,4 +202,8 @@ def _shown(default: Any) -> str:
 
 if __name__ == "__main__":
     README.write_text(readme(), encoding="utf-8")
-    SCHEMA.write_text(json.dumps(schema(), indent=1) + "\n", encoding="utf-8")
+    SCHEMA.write_text(schema_file(), encoding="utf-8")
+    for kind in ("rules", "dashboards"):
+        folder = CHART / "files" / kind
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(CHART.parents[1] / "deploy" / "monitoring" / kind, folder)

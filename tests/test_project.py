@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -17,7 +18,9 @@ from workers import messages
 from workers.cli import main as command_line
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/monitoring/*.md")])
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/monitoring/*.md"), *ROOT.glob("helm/**/*.md")]
+)
 LOCKS = sorted(ROOT.glob("requirements/*.txt"))
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # In pieces, so that this file may be searched too.
@@ -146,6 +149,30 @@ def test_documents_that_come_from_the_code_are_up_to_date(name: str) -> None:
     page = runpy.run_path(str(ROOT / "docs" / f"write_{name}.py"))[f"{name}_page"]()
 
     assert (ROOT / "docs" / f"{name}.md").read_text() == page, "run `make docs`"
+
+
+def test_the_charts_table_and_schema_of_values_are_up_to_date() -> None:
+    program = runpy.run_path(str(ROOT / "docs" / "write_chart.py"))
+    chart = ROOT / "helm" / "mristream"
+
+    assert (chart / "README.md").read_text() == program["readme"](), "run `make docs`"
+    assert (chart / "values.schema.json").read_text() == program["schema_file"](), "run `make docs`"
+
+
+def test_each_value_of_the_chart_is_described() -> None:
+    described = {value.path for value in runpy.run_path(str(ROOT / "docs" / "write_chart.py"))["values"]()}
+
+    def without_words(path: str, value: Any) -> list[str]:
+        """Leaves that neither have a description nor are part of what has one."""
+        if path in described:
+            return []
+        if isinstance(value, dict) and value:
+            return [
+                leaf for name, inner in value.items() for leaf in without_words(f"{path}.{name}".lstrip("."), inner)
+            ]
+        return [path]
+
+    assert without_words("", yaml.safe_load((ROOT / "helm" / "mristream" / "values.yaml").read_text())) == []
 
 
 def test_the_description_of_messages_has_every_field_and_value() -> None:

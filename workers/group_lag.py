@@ -120,11 +120,13 @@ class GroupLag:
         ]
 
     def _read(self, unread: Mapping[Partition, tuple[int, int]]) -> dict[Partition, _Seen]:
-        """The time of the first scan of each, or that there is none. What gives no answer is left out."""
+        """The time of the first scan of each, or that there is none."""
         found: dict[Partition, _Seen] = {}
         if not unread:
             return found
-        self._consumer.assign([TopicPartition(p.topic, p.number, begin) for p, (begin, _) in unread.items()])
+        places = [TopicPartition(p.topic, p.number, begin) for p, (begin, _) in unread.items()]
+        self._consumer.assign(places)
+        self._consumer.resume(places)  # a pause outlives the assignment that it was made in
         deadline = time.monotonic() + TIMEOUT_S
         try:
             while len(found) < len(unread) and time.monotonic() < deadline:
@@ -142,6 +144,8 @@ class GroupLag:
                     self._consumer.pause([TopicPartition(partition.topic, partition.number)])
         finally:
             self._consumer.unassign()
+        if missing := unread.keys() - found.keys():
+            raise Unavailable("kafka", f"{len(missing)} partitions gave no answer within {TIMEOUT_S:.0f} s")
         return found
 
     def _time_of(self, message: Any) -> float:

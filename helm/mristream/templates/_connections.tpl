@@ -153,8 +153,7 @@ s3://{{ .s3.bucket }}{{ with .s3.prefix }}/{{ . }}{{ end }}
 {{- if .redis.host }}
 - {protocol: TCP, port: {{ .redis.port }}}
 {{- else if .s3.endpoint }}
-{{- $url := urlParse .s3.endpoint }}
-- {protocol: TCP, port: {{ regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (eq $url.scheme "http" | ternary "80" "443") }}}
+- {protocol: TCP, port: {{ include "mristream.port" .s3.endpoint }}}
 {{- else if not (hasPrefix "file:" .uri) }}
 - {protocol: TCP, port: 443}
 {{- end }}
@@ -165,6 +164,17 @@ s3://{{ .s3.bucket }}{{ with .s3.prefix }}/{{ . }}{{ end }}
 {{- define "mristream.networkPolicy.dns" -}}
 - to: [{{ toJson .Values.networkPolicy.dns }}]
   ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 53}]
+{{- end }}
+
+{{/* Port of an address such as https://host:443/folder */}}
+{{- define "mristream.port" -}}
+{{- $url := urlParse . -}}
+{{ regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (eq $url.scheme "http" | ternary "80" "443") }}
+{{- end }}
+
+{{- define "mristream.networkPolicy.tracing" -}}
+- to: {{ toJson .Values.networkPolicy.outside.tracing }}
+  ports: [{protocol: TCP, port: {{ include "mristream.port" .Values.tracing.otlpEndpoint }}}]
 {{- end }}
 
 {{- define "mristream.networkPolicy.kafka" -}}

@@ -38,6 +38,11 @@ store:
   key_file: /etc/mristream/store/tls.key
   {{- end }}
   {{- end }}{{ end }}
+{{- with .Values.tracing }}{{ if .otlpEndpoint }}
+tracing:
+  otlp_endpoint: {{ .otlpEndpoint | quote }}
+  sample_ratio: {{ divf .samplePercent 100 }}
+{{- end }}{{ end }}
 worker:
   drain_timeout_s: {{ .Values.worker.drainTimeoutS }}
   http_port: 8080
