@@ -13,8 +13,7 @@ WORKDIR /src
 COPY requirements/uv.txt requirements/triton.txt requirements/triton-server.txt requirements/
 RUN python3 -m venv /uv \
  && /uv/bin/pip install --no-cache-dir --require-hashes --only-binary :all: --requirement requirements/uv.txt
-# The first `python3` on PATH is the one that the python backend takes, and /opt/tritonserver is where tritonserver looks for
-# its backends, as in NVIDIA's image.
+# The first `python3` on PATH is the one that the python backend takes.
 RUN python3 -m venv --without-pip /opt/triton \
  && for lock in triton triton-server; do \
       /uv/bin/uv pip install --no-cache --python /opt/triton --compile-bytecode --no-deps --require-hashes --no-build \
@@ -24,7 +23,6 @@ RUN python3 -m venv --without-pip /opt/triton \
  && server=$packages/pytriton/tritonserver \
  && cp "$server/python_backend_stubs/3.11/triton_python_backend_stub" "$server/backends/python/" \
  && chmod 755 "$server/bin/tritonserver" "$server/backends/python/triton_python_backend_stub" \
- && ln -s "$server" /opt/tritonserver \
  # Other Pythons' stubs and library, the PyTriton API, and what OpenVINO has for other formats and devices: 160 MB.
  && find "$packages/pytriton" -mindepth 1 -maxdepth 1 ! -name tritonserver -exec rm -r {} + \
  && rm -r "$server/python_backend_stubs" "$packages"/nvidia_pytriton.libs/libpython* \
@@ -41,7 +39,8 @@ RUN apt-get update \
  # NVIDIA's image has this user with this id.
  && useradd --uid 1000 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin triton-server
 COPY --from=build /opt/triton /opt/triton
-COPY --from=build /opt/tritonserver /opt/tritonserver
+# Where tritonserver looks for its backends, as in NVIDIA's image. Its libraries it finds from where it really is.
+RUN ln -s /opt/triton/lib/python3.11/site-packages/pytriton/tritonserver /opt/tritonserver
 COPY model_repository /models
 ENV PATH=/opt/triton/bin:/opt/tritonserver/bin:/usr/bin:/bin \
     # Models keep there how many streams were fastest; bytecode that isn't there already would go beside the models.

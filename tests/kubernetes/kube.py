@@ -82,7 +82,10 @@ class Kube:
 
     def state(self) -> str:
         """For a failure's message: pods, events and the last lines of each pod that is not ready."""
-        said = [self.kubectl("get", "pods", "--output=wide"), self.kubectl("get", "events", "--sort-by=.lastTimestamp")[-4000:]]
+        said = [
+            self.kubectl("get", "pods", "--output=wide"),
+            self.kubectl("get", "events", "--sort-by=.lastTimestamp")[-4000:],
+        ]
         for pod in self.objects("pods"):
             name = pod["metadata"]["name"]
             if not all(each["ready"] for each in pod["status"].get("containerStatuses", [])):
