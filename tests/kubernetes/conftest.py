@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.go_programs import find_go, program
 from deploy.local.server import free_port
 from tests.kubernetes import images
 from tests.kubernetes.kube import Kube
@@ -54,7 +55,7 @@ def loaded(kubeconfig: Path) -> None:
 def kube(kubeconfig: Path, loaded: None, request: pytest.FixtureRequest) -> Iterator[Kube]:
     """A namespace of its own, gone afterwards. If the test fails, what was in it is in its output."""
     kubectl = shutil.which("kubectl") or _cluster("kubectl")
-    found = Kube(kubeconfig, kubectl, images.helm(), f"mristream-{uuid.uuid4().hex[:6]}")
+    found = Kube(kubeconfig, kubectl, str(program("helm")), f"mristream-{uuid.uuid4().hex[:6]}")
     found.make_namespace()
     try:
         yield found
@@ -84,7 +85,10 @@ def platform(kube: Kube) -> Iterator[Platform]:
 
 def _cluster(*arguments: str) -> str:
     """The last line that our own cluster's script prints. Where it can't make one, its last sentence is the failure."""
-    done = subprocess.run([images.CLUSTER, *arguments], capture_output=True, text=True, check=False)
+    path = f"{Path(find_go()).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [images.CLUSTER, *arguments], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"{images.CLUSTER} {' '.join(arguments)} failed"]
         pytest.fail("\n".join(lines[-5:]), pytrace=False)
