@@ -75,6 +75,8 @@ lock: $(VENV)/local ## Bring the lock files in requirements/ in line with pyproj
 	@$(COMPILE) requirements/fuzz.in -o requirements/fuzz.txt
 	@$(COMPILE) requirements/build.in -o requirements/build.txt
 	@$(COMPILE) requirements/uv.in -o requirements/uv.txt
+	@$(COMPILE) pyproject.toml --extra trainer -c requirements/dev.txt -o requirements/trainer.txt
+	@$(COMPILE) requirements/tensorrt.in -o requirements/tensorrt.txt
 	@$(COMPILE) requirements/triton.in -o requirements/triton.txt
 	@$(COMPILE) --no-deps requirements/triton-server.in -o requirements/triton-server.txt
 	@$(COMPILE) requirements/go.in -o requirements/go.txt

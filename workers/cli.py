@@ -277,10 +277,14 @@ def schema(out: Path | None) -> None:
 @main.command()
 @JSON_OPTION
 def version(as_json: bool) -> None:
-    """Versions of mristream, its models and what it is built on."""
+    """Versions of mristream, of the models that come with it, and of what it is built on."""
     from workers.doctor import versions
 
-    found = versions(_own_model_repository())
+    try:
+        found = versions(_own_model_repository())
+    except UserError:
+        # The worker's image leaves the models to Triton's.
+        found = versions(None)
     click.echo(json.dumps(found) if as_json else "\n".join(f"{name} {value}" for name, value in found.items()))
 
 

@@ -81,12 +81,13 @@ def missing_models(model_repository: Path) -> list[str]:
     return [name for name in _MODELS if not (model_repository / name / "config.pbtxt").is_file()]
 
 
-def versions(model_repository: Path) -> dict[str, str]:
-    """Versions of mristream, Python, the main packages, and of each model in the repository."""
+def versions(model_repository: Path | None) -> dict[str, str]:
+    """Versions of mristream, Python, the main packages, and of each model in the repository, if there is one."""
     found = {"mristream": __version__, "python": platform.python_version()}
     for name in ("confluent-kafka", "tritonclient", "obstore", "redis", "pydicom", "numpy", "opencv-python-headless"):
         found[name] = _version(name) or "not installed"
-    for model in sorted(path for path in model_repository.iterdir() if (path / "config.pbtxt").is_file()):
+    folders = model_repository.iterdir() if model_repository else ()
+    for model in sorted(path for path in folders if (path / "config.pbtxt").is_file()):
         numbers = sorted(int(path.name) for path in model.iterdir() if path.name.isdecimal())
         found[f"model {model.name}"] = ", ".join(map(str, numbers)) or "no version"
     return found

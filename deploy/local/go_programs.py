@@ -1,4 +1,4 @@
-"""Programs and files of Go modules, for tests of the chart: pinned, verified by Go, made once and cached.
+"""Programs and files of Go modules, for tests: pinned, verified by Go, made once and cached.
 
 Each folder in `go/` is a module that names one program as its tool, and in go.sum the hash of all that it is built from. A
 Go that is new enough is taken from PATH, else it is installed from a Python package that `requirements/go.txt` pins.
@@ -62,7 +62,7 @@ def _go(arguments: list[str], folder: Path, what: str) -> str:
     }
     try:
         done = subprocess.run(
-            [*DIES_WITH_PARENT, _find_go(), *arguments],
+            [*DIES_WITH_PARENT, find_go(), *arguments],
             cwd=folder,
             env=environment,
             capture_output=True,
@@ -78,7 +78,8 @@ def _go(arguments: list[str], folder: Path, what: str) -> str:
     return done.stdout
 
 
-def _find_go() -> str:
+def find_go() -> str:
+    """A Go that is new enough: the one on PATH, else one from the Python package that `requirements/go.txt` pins."""
     found = shutil.which("go")
     if found is not None:
         said = subprocess.run(

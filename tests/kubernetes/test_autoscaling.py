@@ -1,0 +1,82 @@
+"""KEDA's operator and adapter scale workers on our own metric, through a real Prometheus."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.kubernetes.kube import eventually
+from tests.kubernetes.platform import CHART, MANIFESTS, Platform, times_answered
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1500)]
+
+WORKERS = "mri-mristream-worker"
+BURST = 400
+
+
+def test_workers_follow_the_age_of_the_oldest_scan_down_to_none_and_nothing_is_lost(
+    platform: Platform, keda: None
+) -> None:
+    kube = platform.kube
+    kube.apply(MANIFESTS / "prometheus.yaml", namespace=kube.namespace)
+    values: dict[str, Any] = {
+        "autoscaling__enabled": True,
+        "autoscaling__trigger": "prometheus",
+        "autoscaling__prometheus__address": f"http://prometheus.{kube.namespace}:9090",
+        "autoscaling__minReplicas": 1,
+        "autoscaling__maxReplicas": 3,
+        "autoscaling__pollingIntervalS": 5,
+        "autoscaling__lagSeconds": {"routine": 5, "stat": 5},
+        "autoscaling__scaleDown__stabilizationS": 15,
+        "autoscaling__cooldownS": 15,
+        "lagExporter__enabled": True,
+    }
+    kube.helm("install", "mri", str(CHART), "--wait", "--timeout=10m", *platform.values(**values))
+    kube.rolled_out("deployment/prometheus")
+    eventually(lambda: _ready(platform), "KEDA takes the ScaledObject", 120, kube.state)
+    assert kube.replicas(WORKERS) == 1
+
+    burst = platform.sender(scans=BURST, rate=1000, run="burst")
+    burst.start()
+    began = time.monotonic()
+    eventually(lambda: kube.replicas(WORKERS) == 3, "three workers", 300, lambda: _seen(platform))
+    decided = time.monotonic() - began
+    kube.rolled_out(f"deployment/{WORKERS}")
+    up = time.monotonic() - began
+    platform.drained(timeout_s=600)
+    burst.join()
+    emptied = time.monotonic()
+    eventually(lambda: kube.replicas(WORKERS) == 1, "one worker", 300, lambda: _seen(platform))
+    down = time.monotonic() - emptied
+
+    kube.helm("upgrade", "mri", str(CHART), *platform.values(**(values | {"autoscaling__minReplicas": 0})))
+    none = eventually(lambda: kube.replicas(WORKERS) == 0, "no worker", 300, lambda: _seen(platform))
+    late = platform.sender(scans=20, rate=1000, run="late")
+    late.start()
+    first = eventually(lambda: kube.replicas(WORKERS) >= 1, "a first worker", 300, lambda: _seen(platform))
+    served = platform.drained(timeout_s=300)
+    late.join()
+    # Transaction markers stay behind as a lag of 1 in each partition; they wake nobody and keep nobody.
+    again = eventually(lambda: kube.replicas(WORKERS) == 0, "no worker again", 300, lambda: _seen(platform))
+
+    print(
+        f"1 to 3 workers asked for {decided:.0f} s after the burst, ready after {up:.0f} s; back to 1 {down:.0f} s after the "
+        f"last result; to none {none:.0f} s later; from none: a worker after {first:.0f} s, all results {served:.0f} s "
+        f"after that; none again after {again:.0f} s"
+    )
+    sent = [*burst.sent, *late.sent]
+    assert times_answered(sent, platform.results()) == {1: BURST + 20}
+
+
+def _ready(platform: Platform) -> bool:
+    found = platform.kube.objects("scaledobjects.keda.sh")
+    conditions = found[0].get("status", {}).get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def _seen(platform: Platform) -> str:
+    """What the scaler sees, for a failure's message."""
+    kube = platform.kube
+    return "\n".join([kube.kubectl("get", "horizontalpodautoscalers,scaledobjects", "--output=yaml"), kube.state()])
