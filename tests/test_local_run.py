@@ -67,7 +67,7 @@ class Worker:
     def stop(self) -> None:
         pass
 
-    def start(self) -> None:
+    def restart(self) -> None:
         self.starts += 1
 
 
