@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from functools import cache
 from itertools import combinations
 from typing import Any
 
 import pytest
+import yaml
 
 from deploy.monitoring.boards.__main__ import dashboards
 from deploy.monitoring.boards.asking import DASHBOARDS, read_dashboards, targets
+from tests.test_monitoring import PAGES as RUNBOOKS
 from tests.test_monitoring import known_metrics, metrics_in
 from tests.test_monitoring import rules as read_rules
 from tests.triton_metrics import TRITON_GPU_METRICS, TRITON_LABELS, TRITON_METRICS
+from workers.logs import JsonLines
 from workers.metrics import Metrics
 
 BOARDS = read_dashboards()
+GRAFANA = DASHBOARDS.parent / "grafana"
 PANELS = [
     pytest.param(panel, id=f"{uid}: {panel['title']}" if panel["title"] else uid)
     for uid, board in BOARDS.items()
@@ -159,3 +164,39 @@ def test_what_the_dashboards_link_to_is_there() -> None:
 
     assert linked
     assert set(linked) <= BOARDS.keys()
+
+
+def test_each_runbook_names_the_row_to_look_at() -> None:
+    titles = {
+        (uid.removeprefix("mristream-"), panel["title"])
+        for uid, board in BOARDS.items()
+        for panel in board["panels"]
+        if panel["type"] == "row"
+    }
+
+    for page in RUNBOOKS:
+        named = re.findall(r"(?m)^Dashboard \[(\w+)\]\(\.\./monitoring\.md#\1\), row \*(.+)\*\.$", page.read_text())
+        assert len(named) == 1, page.name
+        assert set(named) <= titles, page.name
+
+
+def test_the_example_of_data_sources_links_to_what_it_names() -> None:
+    sources = yaml.safe_load((GRAFANA / "datasources.yaml").read_text())["datasources"]
+    linked = re.findall(r"datasourceUid: (\w+)", (GRAFANA / "datasources.yaml").read_text())
+    line = logging.LogRecord("x", logging.INFO, "x", 0, "x", None, None)
+    line.facts = {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}
+    (regex,) = (field["matcherRegex"] for source in sources for field in source["jsonData"].get("derivedFields", []))
+
+    found = re.search(regex, JsonLines().format(line))
+
+    assert set(linked) <= {source["uid"] for source in sources}
+    assert {source["type"] for source in sources} == {"prometheus", "tempo", "loki"}
+    assert found
+    assert found.group(1) == line.facts["trace_id"]
+
+
+def test_grafana_is_told_of_a_folder() -> None:
+    (provider,) = yaml.safe_load((GRAFANA / "dashboards.yaml").read_text())["providers"]
+
+    assert provider["type"] == "file"
+    assert provider["options"]["path"] in (DASHBOARDS.parent / "README.md").read_text()

@@ -197,6 +197,9 @@ def test_a_platform_that_works_raises_no_alert(watched: Watched, scan: bytes) ->
 def test_a_slow_store_burns_the_budget_of_latency(watched: Watched, scan: bytes) -> None:
     with watched.raises("MristreamLatencyBudgetBurnsFast stat", "MristreamLatencyBudgetBurnsSlowly stat"):
         watched.store.delay(SLOW_S)
+        watched.send(Lane.STAT, scan)
+        watched.wait_until_firing("MristreamLatencyBudgetBurnsSlowly stat")
+        assert watched.firing() == {"MristreamLatencyBudgetBurnsSlowly stat"}
         watched.send(Lane.STAT, *[scan] * 4)
         watched.wait_until_firing("MristreamLatencyBudgetBurnsFast stat", "MristreamLatencyBudgetBurnsSlowly stat")
         watched.store.heal()
@@ -212,7 +215,7 @@ def test_files_that_nobody_can_read_show_as_rejects_and_on_the_dead_topic(watche
 
 
 def test_a_triton_that_is_gone_is_named_and_its_scans_are_late(watched: Watched, scan: bytes) -> None:
-    waiting = ("MristreamDependencyDown triton", "MristreamNoProgress stat", "MristreamLagRises stat")
+    waiting = ("MristreamDependencyDown triton", "MristreamNoProgress stat", "MristreamLagRises stat", "TritonDown")
     late = ("MristreamLatencyBudgetBurnsFast stat", "MristreamLatencyBudgetBurnsSlowly stat")
     with watched.raises(*waiting, *late):
         watched.models.triton.stop()

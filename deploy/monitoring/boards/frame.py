@@ -33,6 +33,7 @@ def frame(uid: str, title: str, about: str) -> dashboard.Dashboard:
         .refresh("30s")
         .timezone("browser")
         .tooltip(DashboardCursorSync.CROSSHAIR)
+        .annotations([])
         .link(
             dashboard.DashboardLink("mristream")
             .type(DashboardLinkType.DASHBOARDS)
@@ -69,6 +70,9 @@ def row(board: dashboard.Dashboard, title: str, *panels: Builder[Panel]) -> None
 def as_json(board: dashboard.Dashboard) -> str:
     """As Grafana reads it. Panels are numbered, so that links to one of them go on leading there."""
     built = board.build()
+    for link in built.links or []:
+        # In sight, and not in a menu, which is the library's default.
+        link.placement = None  # type: ignore[assignment]
     for number, panel in enumerate(built.panels or [], start=1):
         assert isinstance(panel, (Panel, RowPanel))  # noqa: S101 - for the type checker
         panel.id_val = number

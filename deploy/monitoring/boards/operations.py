@@ -347,7 +347,7 @@ def _saturation(board: dashboard.Dashboard) -> None:
         ),
         over_time(
             "Memory of the container",
-            "Decoders included, without file pages that can be dropped. Dashed: the limit, where there is one.",
+            "Decoders included, without file pages that can be dropped; and its limit, where there is one.",
             Query(f"mristream_memory_working_set_bytes{{{JOB}}}", "{{instance}}"),
             Query(f"mristream_memory_limit_bytes{{{JOB}}}", "{{instance}} limit"),
             unit="bytes",

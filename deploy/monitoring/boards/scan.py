@@ -50,6 +50,13 @@ def _this_scan(board: dashboard.Dashboard) -> None:
         .height(12)
         .with_target(TempoQuery().query("$trace_id").query_type("traceql"))
     )
+    # What is chosen stays chosen.
+    kept = "&".join(
+        [
+            "${__url_time_range}",
+            *(f"${{{name}:queryparam}}" for name in ("prometheus", "tempo", "loki", "job", "log_stream")),
+        ]
+    )
     slow = (
         table.Panel()
         .title("Slow scans: click one")
@@ -69,12 +76,7 @@ def _this_scan(board: dashboard.Dashboard) -> None:
         )
         .override_by_name(
             "traceID",
-            [
-                DynamicConfigValue(
-                    "links",
-                    [{"title": "Show", "url": f"/d/{UID}?${{__url_time_range}}&var-trace_id=${{__value.raw}}"}],
-                )
-            ],
+            [DynamicConfigValue("links", [{"title": "Show", "url": f"/d/{UID}?{kept}&var-trace_id=${{__value.raw}}"}])],
         )
     )
     log = (
