@@ -22,7 +22,7 @@ PROMETHEUS = (
     "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=",
 )
 _STRIMZI_JARS = Path(__file__).parent / "jars" / "strimzi.txt"
-_STRIMZI_CLASSES = ("topic.KafkaTopic", "user.KafkaUser")
+_STRIMZI_CLASSES = ("topic.KafkaTopic", "user.KafkaUser", "kafka.Kafka", "nodepool.KafkaNodePool")
 
 Definition = dict[str, Any]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 
 from tests.chart.crds import definitions, schema_of
 from tests.chart.rendering import CHART, SCENARIOS, Object, helm, kinds, render
@@ -14,6 +15,8 @@ from tests.chart.rendering import CHART, SCENARIOS, Object, helm, kinds, render
 # The oldest that the chart takes, the one of our own test cluster, and the newest.
 VERSIONS = ["1.30", "1.34", "1.37"]
 CUSTOM = {"ScaledObject", "TriggerAuthentication", "PodMonitor", "PrometheusRule", "KafkaTopic", "KafkaUser"}
+# What the examples have besides.
+EXAMPLES = {"Kafka", "KafkaNodePool"}
 
 
 def check(one: Object, version: str) -> None:
@@ -43,7 +46,7 @@ def test_the_scenarios_have_every_kind_that_the_chart_can_make() -> None:
     made = {kind for scenario in SCENARIOS for kind in kinds(render(scenario))}
 
     assert len(SCENARIOS) >= 12
-    assert {each["spec"]["names"]["kind"] for each in definitions()} == CUSTOM
+    assert {each["spec"]["names"]["kind"] for each in definitions()} == CUSTOM | EXAMPLES
     assert made >= CUSTOM | {
         *("Deployment", "Job", "Pod", "Service", "ConfigMap", "ServiceAccount", "NetworkPolicy", "PodDisruptionBudget"),
         *("PersistentVolumeClaim", "HorizontalPodAutoscaler", "PriorityClass", "Role", "RoleBinding"),
@@ -69,3 +72,15 @@ def test_no_two_objects_have_one_name(scenario: Path) -> None:
 def test_a_kubernetes_that_is_too_old_is_refused() -> None:
     with pytest.raises(Exception, match="incompatible with Kubernetes"):
         render(SCENARIOS[0], "1.29")
+
+
+@pytest.mark.parametrize("name", ["kafka.yaml", "s3.yaml"])
+def test_manifests_among_the_examples_are_what_the_api_server_accepts(name: str) -> None:
+    for each in yaml.safe_load_all((CHART / "examples" / name).read_text()):
+        check(each, "1.34")
+
+
+@pytest.mark.parametrize("name", ["cpu.yaml", "gpu.yaml", "hospital.yaml"])
+def test_values_among_the_examples_work(name: str) -> None:
+    for each in render(CHART / "examples" / name):
+        check(each, "1.34")
