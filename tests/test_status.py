@@ -204,7 +204,7 @@ def test_the_last_rejects_say_why_and_where_and_nothing_of_the_scan(metrics: Met
     assert [reject.offset for reject in shown.rejects] == list(range(LAST_REJECTS + 4, 4, -1))
     text = json.dumps(shown.as_json()) + render(shown)
     assert "damaged" in text
-    assert "scans[3]@14" in text
+    assert "scans[3]@12" in text
     assert "SECRET" not in text
 
 

@@ -81,7 +81,10 @@ class Watched:
         return {_name(sample["metric"]) for sample in self.prometheus.query(query)}
 
     def wait_until_firing(self, *alerts: str) -> None:
-        wait_for(lambda: set(alerts) <= self.firing(), f"{alerts} firing")
+        try:
+            wait_for(lambda: set(alerts) <= self.firing(), "alerts")
+        except AssertionError:
+            raise AssertionError(f"{set(alerts) - self.firing()} should fire; {self.firing()} do") from None
 
     @contextmanager
     def raises(self, *alerts: str) -> Iterator[None]:

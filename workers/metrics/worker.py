@@ -37,7 +37,7 @@ OBJECTIVE_SHARE = 0.99
 OBJECTIVES_S = {Lane.STAT: 5.0, Lane.ROUTINE: 60.0}
 
 # What somebody looks at before going to `mristream dead list`.
-LAST_REJECTS = 10
+LAST_REJECTS = 8
 
 # A bound at each objective, for the share within it to be exact; around them from a single scan on a GPU (milliseconds)
 # to a night's backlog (an hour).
