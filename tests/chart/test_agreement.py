@@ -286,17 +286,20 @@ def test_rights_of_strimzis_users_are_those_that_the_tests_of_rights_use() -> No
     """docs/security.md has them as commands, and tests/integration/security runs these against a real Kafka."""
     objects = render(ROOT / "tests" / "chart" / "scenarios" / "strimzi.yaml")
     text = (ROOT / "docs" / "security.md").read_text()
-    documented: dict[str, set[tuple[str, str, str]]] = {}
+    documented: dict[str, set[tuple[str, ...]]] = {}
     for user, operation, resources in re.findall(r"(?m)^allow (\w+) +--operation (\w+) +(.*)$", text):
+        pattern = "prefix" if "--resource-pattern-type prefixed" in resources else "literal"
         for kind, name in re.findall(r"--(topic|group|transactional-id) (\S+)", resources):
-            documented.setdefault(user, set()).add((kind, name, operation))
+            documented.setdefault(user, set()).add((kind, name, pattern, operation))
 
-    made: dict[str, set[tuple[str, str, str]]] = {}
+    made: dict[str, set[tuple[str, ...]]] = {}
     for each in objects:
         if each["kind"] == "KafkaUser":
             user = each["metadata"]["name"].rpartition("-")[2]
             for acl in each["spec"]["authorization"]["acls"]:
-                kind = {"transactionalId": "transactional-id"}.get(acl["resource"]["type"], acl["resource"]["type"])
-                made.setdefault(user, set()).add((kind, acl["resource"]["name"], acl["operations"][0]))
+                resource = acl["resource"]
+                kind = {"transactionalId": "transactional-id"}.get(resource["type"], resource["type"])
+                for operation in acl["operations"]:
+                    made.setdefault(user, set()).add((kind, resource["name"], resource["patternType"], operation))
 
     assert made == documented
