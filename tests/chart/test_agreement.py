@@ -27,7 +27,7 @@ from tests.chart.rendering import (
     render,
     settings_of,
 )
-from tests.test_monitoring import known_metrics, metrics_in
+from tests.test_monitoring import known_metrics, metrics_in, run_promtool
 from workers.cli import main
 from workers.settings import CONFIG_VARIABLE, PREFIX, Settings, load_settings
 
@@ -226,6 +226,19 @@ def test_metrics_that_scaling_asks_for_exist(scenario: Path) -> None:
                 named = metrics_in(trigger["metadata"]["query"])
                 assert named == {"mristream_consumer_lag_seconds"}
                 assert named <= known_metrics()
+
+
+def test_the_adapter_serves_the_metric_that_triton_is_scaled_on(tmp_path: Path) -> None:
+    adapter = yaml.safe_load((CHART / "examples" / "prometheus-adapter.yaml").read_text())
+    [rule] = adapter["rules"]["custom"]
+    query = rule["metricsQuery"].replace("<<.GroupBy>>", "pod").replace("<<.LabelMatchers>>", 'pod="a"')
+    groups = [{"name": "adapter", "rules": [{"record": "a:b", "expr": query}]}]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
+    hpa = find(render(CHART / "examples" / "hospital.yaml"), "HorizontalPodAutoscaler")
+
+    run_promtool("check", "rules", tmp_path / "rules.yaml")
+    assert metrics_in(query) <= known_metrics()
+    assert [metric["pods"]["metric"]["name"] for metric in hpa["spec"]["metrics"]] == [rule["name"]["as"]]
 
 
 def test_rules_of_the_chart_are_those_of_the_repository() -> None:
