@@ -27,7 +27,7 @@ from tests.chart.rendering import (
     render,
     settings_of,
 )
-from tests.test_monitoring import known_metrics, metrics_in
+from tests.test_monitoring import known_metrics, metrics_in, run_promtool
 from workers.cli import main
 from workers.settings import CONFIG_VARIABLE, PREFIX, Settings, load_settings
 
@@ -228,6 +228,19 @@ def test_metrics_that_scaling_asks_for_exist(scenario: Path) -> None:
                 assert named <= known_metrics()
 
 
+def test_the_adapter_serves_the_metric_that_triton_is_scaled_on(tmp_path: Path) -> None:
+    adapter = yaml.safe_load((CHART / "examples" / "prometheus-adapter.yaml").read_text())
+    [rule] = adapter["rules"]["custom"]
+    query = rule["metricsQuery"].replace("<<.GroupBy>>", "pod").replace("<<.LabelMatchers>>", 'pod="a"')
+    groups = [{"name": "adapter", "rules": [{"record": "a:b", "expr": query}]}]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
+    hpa = find(render(CHART / "examples" / "hospital.yaml"), "HorizontalPodAutoscaler")
+
+    run_promtool("check", "rules", tmp_path / "rules.yaml")
+    assert metrics_in(query) <= known_metrics()
+    assert [metric["pods"]["metric"]["name"] for metric in hpa["spec"]["metrics"]] == [rule["name"]["as"]]
+
+
 def test_rules_of_the_chart_are_those_of_the_repository() -> None:
     ours, theirs = ROOT / "deploy" / "monitoring" / "rules", CHART / "files" / "rules"
 
@@ -286,17 +299,20 @@ def test_rights_of_strimzis_users_are_those_that_the_tests_of_rights_use() -> No
     """docs/security.md has them as commands, and tests/integration/security runs these against a real Kafka."""
     objects = render(ROOT / "tests" / "chart" / "scenarios" / "strimzi.yaml")
     text = (ROOT / "docs" / "security.md").read_text()
-    documented: dict[str, set[tuple[str, str, str]]] = {}
+    documented: dict[str, set[tuple[str, ...]]] = {}
     for user, operation, resources in re.findall(r"(?m)^allow (\w+) +--operation (\w+) +(.*)$", text):
+        pattern = "prefix" if "--resource-pattern-type prefixed" in resources else "literal"
         for kind, name in re.findall(r"--(topic|group|transactional-id) (\S+)", resources):
-            documented.setdefault(user, set()).add((kind, name, operation))
+            documented.setdefault(user, set()).add((kind, name, pattern, operation))
 
-    made: dict[str, set[tuple[str, str, str]]] = {}
+    made: dict[str, set[tuple[str, ...]]] = {}
     for each in objects:
         if each["kind"] == "KafkaUser":
             user = each["metadata"]["name"].rpartition("-")[2]
             for acl in each["spec"]["authorization"]["acls"]:
-                kind = {"transactionalId": "transactional-id"}.get(acl["resource"]["type"], acl["resource"]["type"])
-                made.setdefault(user, set()).add((kind, acl["resource"]["name"], acl["operations"][0]))
+                resource = acl["resource"]
+                kind = {"transactionalId": "transactional-id"}.get(resource["type"], resource["type"])
+                for operation in acl["operations"]:
+                    made.setdefault(user, set()).add((kind, resource["name"], resource["patternType"], operation))
 
     assert made == documented
