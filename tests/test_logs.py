@@ -51,14 +51,15 @@ def test_a_line_about_a_scan_has_its_trace_id_and_its_place() -> None:
     }
 
 
-def test_a_line_from_within_a_batch_has_a_trace_id_and_one_about_a_batch_has_all() -> None:
+def test_a_line_from_work_on_a_batch_or_about_one_has_the_trace_ids_of_all_its_scans() -> None:
     messages = [replace(scan_message(n), trace=ScanTrace(f"{n:032x}")) for n in (1, 2)]
 
     with NO_TRACING.batch(Lane.ROUTINE, [message.trace for message in messages]):
         inside = as_json(record("waiting for triton"))
 
-    assert inside["trace_id"] == messages[0].trace.trace_id
-    assert as_json(record("left", extra=about(messages)))["trace_ids"] == [m.trace.trace_id for m in messages]
+    assert inside["trace_ids"] == [message.trace.trace_id for message in messages]
+    assert as_json(record("left", extra=about(messages)))["trace_ids"] == inside["trace_ids"]
+    assert f" [{messages[0].trace.trace_id}+1]: " in TextLines().format(record("left", extra=about(messages)))
     assert "trace_id" not in as_json(record("assigned"))
 
 

@@ -17,7 +17,7 @@ from workers.messages import Lane
 from workers.monitoring_settings import TracingSettings
 from workers.settings import load_settings
 from workers.span_sending import make_provider
-from workers.tracing import CLOSE_TIMEOUT_S, NO_TRACING, NOT_TRACED, Tracing, trace_id_here, traceparent_here
+from workers.tracing import CLOSE_TIMEOUT_S, NO_TRACING, NOT_TRACED, Tracing, trace_ids_here, traceparent_here
 
 NOWHERE = "http://127.0.0.1:9"
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0"
@@ -73,12 +73,12 @@ def test_who_is_called_in_a_step_gets_the_steps_context_and_only_where_it_is_rec
         inside = traceparent_here()["traceparent"]
     with tracing.batch(Lane.ROUTINE, [declined]), tracing.step("classify", [declined]):
         assert traceparent_here() == {}
-        assert trace_id_here() == declined.trace_id
+        assert trace_ids_here() == [declined.trace_id]
 
     step = recording.spans()["classify"].get_span_context()
     assert step is not None
     assert inside.startswith(f"00-{asked.trace_id}-{step.span_id:016x}-")
-    assert (traceparent_here(), trace_id_here()) == ({}, None)
+    assert (traceparent_here(), trace_ids_here()) == ({}, [])
 
 
 def test_where_tracing_is_off_a_scan_keeps_its_senders_trace_or_gets_an_id_of_its_own() -> None:

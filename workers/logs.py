@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from workers.progress import ScanMessage
-from workers.tracing import trace_id_here
+from workers.tracing import trace_ids_here
 
 LogFormat = Literal["json", "text"]
 log = logging.getLogger(__name__)
@@ -43,12 +43,12 @@ def about(messages: ScanMessage | Sequence[ScanMessage]) -> dict[str, Any]:
     if isinstance(messages, ScanMessage):
         partition = messages.partition
         place = {"topic": partition.topic, "partition": partition.number, "offset": messages.offset}
-        return {"facts": {"trace_id": messages.trace.trace_id, **place}}
-    return {"facts": {"trace_ids": [message.trace.trace_id for message in messages]}}
+        return {"facts": _ids([messages.trace.trace_id]) | place}
+    return {"facts": _ids([message.trace.trace_id for message in messages])}
 
 
 class JsonLines(logging.Formatter):
-    """`time`, `level`, `logger`, `message`, and where there is something to say: `trace_id`, or `trace_ids` of a batch;
+    """`time`, `level`, `logger`, `message`, and where there is something to say: `trace_id`, or `trace_ids` of several scans;
     `topic`, `partition`, `offset`; `error` and `at`."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -64,13 +64,14 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """The same for people's eyes: time, level, logger, the trace id's beginning, message."""
+    """The same for people's eyes: time, level, logger, the (first) trace id, message."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
         facts = _facts(record)
         when = datetime.fromtimestamp(record.created).astimezone().isoformat(" ", "milliseconds")
-        trace = f" [{facts['trace_id']}]" if facts.get("trace_id") else ""
+        ids = facts.get("trace_ids", [facts["trace_id"]] if "trace_id" in facts else [])
+        trace = f" [{ids[0]}{f'+{len(ids) - 1}' if len(ids) > 1 else ''}]" if ids else ""
         error = f" ({facts['error']}, {' < '.join(reversed(facts['at']))})" if "error" in facts else ""
         message = " ".join(record.getMessage().splitlines())
         return f"{when} {record.levelname} {record.name}{trace}: {message}{error}"
@@ -88,14 +89,17 @@ def message_of(line: str) -> str:
     return message if colon and len(head.split()) >= 4 else line
 
 
+def _ids(trace_ids: Sequence[str | None]) -> dict[str, Any]:
+    known = [trace_id for trace_id in trace_ids if trace_id]
+    return {"trace_ids": known} if len(known) > 1 else {"trace_id": known[0]} if known else {}
+
+
 def _facts(record: logging.LogRecord) -> dict[str, Any]:
-    facts: dict[str, Any] = dict(getattr(record, "facts", {}))
-    if "trace_ids" not in facts and (here := facts.get("trace_id") or trace_id_here()):
-        facts["trace_id"] = here
+    facts: dict[str, Any] = getattr(record, "facts", None) or _ids(trace_ids_here())
     if record.exc_info and record.exc_info[0] is not None:
         kind, _, trace = record.exc_info
-        facts["error"] = kind.__name__
-        facts["at"] = [f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in traceback.extract_tb(trace)]
+        at = [f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in traceback.extract_tb(trace)]
+        facts = facts | {"error": kind.__name__, "at": at}
     return facts
 
 

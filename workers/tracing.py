@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 # For the last spans when the process ends: a collector that is down must not hold up the end.
 CLOSE_TIMEOUT_S = 2.0
 
-# What this thread works on: a trace's id, and the span that is open there if it is recorded.
-_HERE: ContextVar[tuple[str | None, Span | None]] = ContextVar("here", default=(None, None))
+# What this thread works on: the traces of its batch's scans, and the span that is open here if any of them is recorded.
+_HERE: ContextVar[tuple[Sequence[ScanTrace], Span | None]] = ContextVar("here", default=((), None))
 _NOTHING = nullcontext()
 
 
@@ -121,7 +121,7 @@ class Tracing:
         """What happens in the block is done for these scans, and no others."""
         recorded = [scan.span for scan in scans if scan.span is not None]
         if not recorded:
-            with _here(scans[0].trace_id if scans else None, None):
+            with _here(scans, None):
                 yield
             return
         about: dict[str, str | int] = {"messaging.batch.message_count": len(scans), "mristream.lane": lane.value}
@@ -129,7 +129,7 @@ class Tracing:
         batch = self._tracer.start_span("batch", Context(), attributes=about, links=links)
         for span in recorded:
             span.add_link(batch.get_span_context())
-        with _here(_trace_id(batch), batch), _ending([batch]):
+        with _here(scans, batch), _ending([batch]):
             yield
 
     def step(self, name: str, scans: Iterable[ScanTrace]) -> AbstractContextManager[None]:
@@ -145,7 +145,7 @@ class Tracing:
         first = self._tracer.start_span(name, _below(scans[0]), start_time=now_ns)
         shared = [Link(first.get_span_context())]
         others = [self._tracer.start_span(name, _below(scan), links=shared, start_time=now_ns) for scan in scans[1:]]
-        with _here(_trace_id(first), first), _ending([first, *others]):
+        with _here(_HERE.get()[0], first), _ending([first, *others]):
             yield
 
     def _is_chosen(self) -> bool:
@@ -171,9 +171,9 @@ class Tracing:
 NO_TRACING = Tracing(TracingSettings(), "")
 
 
-def trace_id_here() -> str | None:
-    """That of the batch or the step which this thread works on."""
-    return _HERE.get()[0]
+def trace_ids_here() -> list[str]:
+    """Those of the scans that this thread works on."""
+    return [scan.trace_id for scan in _HERE.get()[0] if scan.trace_id]
 
 
 def traceparent_here() -> dict[str, str]:
@@ -201,8 +201,8 @@ def _below(span: Span) -> Context:
 
 
 @contextmanager
-def _here(trace_id: str | None, span: Span | None) -> Iterator[None]:
-    token = _HERE.set((trace_id, span))
+def _here(scans: Sequence[ScanTrace], span: Span | None) -> Iterator[None]:
+    token = _HERE.set((scans, span))
     try:
         yield
     finally:

@@ -182,7 +182,7 @@ def test_no_name_id_or_path_of_a_patient_is_seen_anywhere_but_in_the_scan_itself
     with WorkerProcess(tmp_path / "worker", settings) as worker:
         wait_for(lambda: len(read_all_results(settings.kafka)) == len(names) + 2, "a result for each scan")
         wait_for(lambda: "mristream_scans_total" in page(worker, "/metrics"), "metrics")
-        pages = [page(worker, name) for name in ("/metrics", "/drift", "/readyz", "/healthz")]
+        pages = [page(worker, name) for name in ("/", "/status.json", "/metrics", "/drift", "/readyz", "/healthz")]
         openmetrics = urllib.request.Request(
             worker.url("/metrics"), headers={"Accept": "application/openmetrics-text;version=1.0.0"}
         )
