@@ -38,6 +38,8 @@ from benchmarks.dashboards.units import steps, written
 from deploy.monitoring.boards.asking import View
 
 _TITLE_HEIGHT = 26
+# As many as the panel of a trace has room for.
+_MOST_SPANS = 19
 _SERVICES = {"mristream-submit": "purple", "mristream-worker": "blue", "triton": "green"}
 _LEVELS = {"debug": "blue", "info": "green", "warning": "orange", "error": "red", "critical": "red"}
 
@@ -226,7 +228,7 @@ class Drawing:
 
     def _table(self, panel: dict[str, Any], box: Box) -> None:
         if panel["datasource"]["type"] == "tempo":
-            self._slow_scans(box)
+            self._slow_scans(panel["targets"][0], box)
             return
         options = panel["transformations"][0]["options"]
         columns = sorted(options["indexByName"], key=options["indexByName"].__getitem__)
@@ -236,11 +238,11 @@ class Drawing:
         ]
         self._rows(box, [options["renameByName"][label] for label in columns], sorted(rows))
 
-    def _slow_scans(self, box: Box) -> None:
-        traces, most = self._told(), int(box.height / 28) - 1
+    def _slow_scans(self, target: dict[str, Any], box: Box) -> None:
+        slow, most = self._told().slow(1.0, target["limit"]), int(box.height / 28) - 1
         rows = [
             [trace_id, span.service, f"{_clock(span.start_ns)}", written(seconds(span), "s")]
-            for trace_id, span in traces.slow(1.0, most)
+            for trace_id, span in slow[:most]
         ]
         self._rows(box, ["Trace ID", "Service", "Start time", "Duration"], rows)
 
@@ -279,21 +281,20 @@ class Drawing:
                     axes.text(begin, bottom + 0.4, f" {state['text']}", color="#0b0c0e", fontsize=9, va="center")
 
     def _way(self, _: dict[str, Any], box: Box) -> None:
-        """The slowest scan's trace as a waterfall."""
+        """A slow scan's trace as a waterfall."""
         traces = self._told()
-        trace_id = traces.slowest()
+        trace_id = traces.slowest(_MOST_SPANS)
         spans = traces.tree(trace_id)
         self._canvas.write(box.x + 70, box.y - 11, trace_id, size=10, color=FAINT)
         start = min(span.start_ns for _, span in spans)
         whole = max(span.end_ns for _, span in spans) - start
-        fitting = max(1, int((box.height - 22) / 20))
         left = box.x + 330
         room = box.x + box.width - 90 - left
         for share in (0, 0.25, 0.5, 0.75, 1):
             x = left + room * share
             self._canvas.card(Box(x, box.y + 16, 1, box.height - 16), GRID)
             self._canvas.write(x, box.y + 6, written(whole * share / 1e9, "s"), size=9, color=FAINT, align="center")
-        for line, (depth, span) in enumerate(spans[:fitting]):
+        for line, (depth, span) in enumerate(spans):
             y = box.y + 28 + 20 * line
             self._canvas.write(box.x + 16 * depth, y, span.name, size=10)
             self._canvas.write(left - 12, y, span.service, size=9, color=FAINT, align="right")
@@ -304,7 +305,7 @@ class Drawing:
 
     def _log(self, _: dict[str, Any], box: Box) -> None:
         traces = self._told()
-        for number, line in enumerate(traces.lines(traces.slowest())[: int(box.height / 22)]):
+        for number, line in enumerate(traces.lines(traces.slowest(_MOST_SPANS))[: int(box.height / 22)]):
             y = box.y + 12 + 22 * number
             self._canvas.card(Box(box.x, y - 8, 3, 16), color_of(_LEVELS.get(line.level, "blue")))
             text = f"{line.time[11:23]}  {line.level:7}  {line.message}"

@@ -32,22 +32,24 @@ class Traces:
             self._traces.setdefault(span.trace_id, []).append(span)
         self._lines = [line for log in logs for line in log.read_text().splitlines() if line.startswith("{")]
 
-    def slow(self, longer_s: float, most: int) -> list[tuple[str, Received]]:
-        """Trace ids of scans whose own span is longer than that, and this span; the newest first."""
+    def slow(self, longer_s: float, limit: int) -> list[tuple[str, Received]]:
+        """Trace ids of scans whose own span is longer than that, and this span; of so many newest the slowest first."""
         found = [
             (trace_id, span)
             for trace_id, spans in self._traces.items()
             for span in spans
             if span.name == "scan" and seconds(span) > longer_s
         ]
-        return sorted(found, key=lambda each: -each[1].start_ns)[:most]
+        newest = sorted(found, key=lambda each: -each[1].start_ns)[:limit]
+        return sorted(newest, key=lambda each: -seconds(each[1]))
 
-    def slowest(self) -> str:
-        """The trace of the scan that took its steps, Triton's spans among them, and took longest for them."""
+    def slowest(self, most_spans: int) -> str:
+        """The slowest scan's trace that has all steps, Triton's spans among them, and no more spans than that."""
         whole = {
             trace_id: max(seconds(span) for span in spans if span.name == "scan")
             for trace_id, spans in self._traces.items()
-            if {span.name for span in spans} >= _STEPS | {_ROOT, "scan", "InferRequest", "tumor_unet"}
+            if len(spans) <= most_spans
+            and {span.name for span in spans} >= _STEPS | {_ROOT, "scan", "InferRequest", "tumor_unet"}
         }
         return max(whole, key=whole.__getitem__)
 

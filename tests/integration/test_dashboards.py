@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from deploy.local.triton import Triton
 from deploy.local.worker import WorkerProcess
 from deploy.monitoring.boards.asking import View, read_dashboards, targets
 from tests.conftest import wait_for
-from tests.integration.conftest import SAMPLES
+from tests.integration.conftest import SAMPLES, NullModels
 from tests.integration.test_monitoring import values
 from tests.integration.tracing.collector import Collector
 from workers.errors import Unavailable
@@ -215,3 +215,39 @@ def numbers(series: dict[str, list[object]]) -> list[object]:
     """Of an answer of Prometheus, as text."""
     points: list[list[object]] = series.get("values") or [series["value"]]  # type: ignore[assignment,list-item]
     return [value for _, value in points]
+
+
+def test_the_parts_of_a_mean_scan_say_where_it_was_and_sum_to_its_latency(
+    quick: Settings, null_models: NullModels, submit: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    create_topics(quick.kafka)
+    null_models.take(0.4)
+    slices = [path for path in sorted(SAMPLES.iterdir()) if path.suffix == ".jpg"][:8]
+
+    with (
+        Prometheus(tmp_path / "prometheus", scrape_interval_s=0.2) as prometheus,
+        WorkerProcess(tmp_path / "worker", quick) as worker,
+    ):
+        prometheus.scrape(WORKERS, [worker.url("/metrics")])
+        prometheus.scrape(TRITON, [null_models.triton.metrics_url])
+        wait_for(lambda: len(prometheus.query("up == 1")) == 2, "a scrape of each")
+        for number, path in enumerate(slices, start=1):  # one at a time: nobody waits for anybody
+            submit(path)
+            wait_for(lambda number=number: sum(values(worker, "mristream_scans_total")) == number, "its result")
+        took_s = sum(values(worker, "mristream_end_to_end_seconds_sum")) / len(slices)
+        counted = f"sum(mristream_end_to_end_seconds_count) == {len(slices)}"
+        wait_for(lambda: prometheus.query(counted) != [], "the last scrape")
+        evaluated = time.time()
+        wait_for(lambda: newest(prometheus, "timestamp(mristream:scan_seconds:mean5m)") > evaluated + 0.5, "the rules")
+        answers = prometheus.query("mristream:scan_seconds:mean5m")
+
+    parts = {answer["metric"]["part"]: float(answer["value"][1]) for answer in answers}
+    # The first scan's wait in Kafka is also its sender's, who has just come.
+    assert max(parts.keys() - {"kafka"}, key=parts.__getitem__) == "model"
+    assert parts["model"] == pytest.approx(0.4, abs=0.1)
+    assert sum(parts.values()) == pytest.approx(took_s, rel=0.2)
+
+
+def newest(prometheus: Prometheus, expression: str) -> float:
+    """The largest value now; 0 where there is none."""
+    return max((float(answer["value"][1]) for answer in prometheus.query(expression)), default=0.0)

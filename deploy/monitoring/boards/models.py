@@ -135,16 +135,13 @@ def _triton(board: dashboard.Dashboard) -> None:
         ),
         over_time(
             "Failed requests a minute",
-            "By reason. The worker waits and repeats, or splits the batch until the culprit stands alone. Requests that a full "
-            "queue turns away are counted by workers only: calls that failed.",
+            "Of all models, by reason. The worker waits and repeats, or splits the batch until the culprit stands alone. Requests "
+            "that a full queue turns away are counted by workers only: calls that failed.",
             Query(
-                f"sum by (model, reason) (rate(nv_inference_request_failure{{{TRITON}}}[$__rate_interval])) * 60 > 0",
-                "{{model}}: {{reason}}",
+                f"sum by (reason) (rate(nv_inference_request_failure{{{TRITON}}}[$__rate_interval])) * 60", "{{reason}}"
             ),
             unit="none",
             width=8,
-            none="none",
-            shades_of=RED,
         ),
         over_time(
             "Triton's machine",

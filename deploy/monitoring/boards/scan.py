@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders import dashboard, logs, table
+from grafana_foundation_sdk.builders import common, dashboard, logs, table
 from grafana_foundation_sdk.builders.loki import Dataquery as LokiQuery
 from grafana_foundation_sdk.builders.tempo import Dataquery as TempoQuery
 from grafana_foundation_sdk.models.dashboard import DynamicConfigValue
@@ -72,8 +72,9 @@ def _this_scan(board: dashboard.Dashboard) -> None:
             .query('{ resource.service.name = "mristream-worker" && name = "scan" && duration > 1s }')
             .query_type("traceql")
             .table_type(SearchTableType.TRACES)
-            .limit(20)
+            .limit(200)
         )
+        .sort_by([common.TableSortByFieldState().display_name("Duration").desc(True)])
         .override_by_name(
             "traceID",
             [DynamicConfigValue("links", [{"title": "Show", "url": f"/d/{UID}?{kept}&var-trace_id=${{__value.raw}}"}])],
