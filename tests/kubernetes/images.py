@@ -24,12 +24,15 @@ REDIS = "localhost/mristream-redis:test"
 PROMETHEUS = "localhost/mristream-prometheus:test"
 
 # In the place of the official image's files; KAFKA_… variables replace all of server.properties.
-_KAFKA_CONFIGS = {
-    "server.properties": "",
-    "log4j2.yaml": "Configuration: {}\n",
-    "tools-log4j2.yaml": "Configuration: {}\n",
-    "console.properties": kafka.LOGGING,
-}
+_LOGGING = """\
+Configuration:
+  Properties: {Property: []}
+  Appenders: {Console: {name: STDOUT, PatternLayout: {pattern: "[%d] %p %m (%c)%n"}}}
+  Loggers:
+    Root: {level: WARN, AppenderRef: [{ref: STDOUT}]}
+    Logger: [{name: kafka.server.KafkaRaftServer, level: INFO}]
+"""
+_KAFKA_CONFIGS = {"server.properties": "", "log4j2.yaml": _LOGGING, "tools-log4j2.yaml": _LOGGING}
 
 
 @dataclass(frozen=True, slots=True)

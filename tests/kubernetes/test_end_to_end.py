@@ -28,7 +28,7 @@ def test_every_scan_has_one_result_while_pods_die_and_models_change(platform: Pl
     old: dict[str, Any] = {"worker__replicas": 2, "triton__replicas": 2, "models__load": [3], "models__use": 3}
     new = old | {"models__load": [3, 4], "models__use": 4}
     kube.helm("install", "mri", str(CHART), "--wait", "--timeout=10m", *platform.values(**old))
-    sent = {}
+    sent: dict[str, Expected] = {}
     sent |= _in_peace(platform, "old")
 
     sender = platform.sender(scans=SCANS, rate=RATE, run="storm")
