@@ -25,7 +25,7 @@ from workers.settings import KafkaSettings
 from workers.submission import Submitter, find_scans, submit_all
 from workers.topics import read_results
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "deploy" / "docker" / "compose.yaml"
