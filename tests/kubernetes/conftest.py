@@ -41,6 +41,12 @@ def kubeconfig() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def cluster(kubeconfig: Path) -> Kube:
+    """Its namespace `default`, in which nothing of these tests stays."""
+    return Kube(kubeconfig, shutil.which("kubectl") or _cluster("kubectl"), str(program("helm")), "default")
+
+
+@pytest.fixture(scope="session")
 def loaded(kubeconfig: Path) -> None:
     """All images, built and in the cluster."""
     for name in (images.WORKER, images.TRITON, images.KAFKA, images.REDIS, images.PROMETHEUS):
@@ -52,10 +58,9 @@ def loaded(kubeconfig: Path) -> None:
 
 
 @pytest.fixture
-def kube(kubeconfig: Path, loaded: None, request: pytest.FixtureRequest) -> Iterator[Kube]:
+def kube(cluster: Kube, loaded: None, request: pytest.FixtureRequest) -> Iterator[Kube]:
     """A namespace of its own, gone afterwards. If the test fails, what was in it is in its output."""
-    kubectl = shutil.which("kubectl") or _cluster("kubectl")
-    found = Kube(kubeconfig, kubectl, str(program("helm")), f"mristream-{uuid.uuid4().hex[:6]}")
+    found = Kube(cluster.kubeconfig, cluster.kubectl_program, cluster.helm_program, f"mristream-{uuid.uuid4().hex[:6]}")
     found.make_namespace()
     try:
         yield found

@@ -10,7 +10,7 @@ import pytest
 from tests.kubernetes.kube import eventually
 from tests.kubernetes.platform import CHART, MANIFESTS, Platform, times_answered
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(3600)]
 
 WORKERS = "mri-mristream-worker"
 BURST = 400

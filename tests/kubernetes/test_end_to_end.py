@@ -13,7 +13,7 @@ from tests.kubernetes.killer import Killer
 from tests.kubernetes.kube import eventually
 from tests.kubernetes.platform import CHART, SAMPLES, Platform
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(3600)]
 
 SCANS = 500
 # A second: as many as two cores can serve when nothing dies, so that there is always something under way.

@@ -18,7 +18,7 @@ from deploy.local.server import free_port, free_ports
 from tests.kubernetes import images
 from tests.kubernetes.kube import eventually
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(3600)]
 
 MB = 1_000_000
 # As the chart runs them.
