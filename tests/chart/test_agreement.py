@@ -114,6 +114,26 @@ def test_environment_variables_are_settings_or_known_to_who_reads_them(
                 load_settings()
 
 
+def test_the_client_among_the_examples_logs_in_with_what_the_chart_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = yaml.safe_load((CHART / "examples" / "client.yaml").read_text())
+    objects = render(CHART / "examples" / "gpu.yaml")
+    [container] = client["spec"]["containers"]
+    for variable in container["env"]:
+        monkeypatch.setenv(variable["name"], variable["value"])
+
+    kafka = load_settings().kafka
+    volumes = {volume["name"]: volume.get("secret", {}).get("secretName") for volume in client["spec"]["volumes"]}
+    folders = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+    users = {each["metadata"]["name"] for each in objects if each["kind"] == "KafkaUser"}
+    assert kafka.username in users
+    assert folders[str(Path(str(kafka.password_file)).parent)] == kafka.username
+    assert {"mri-mristream-submitter", "mri-mristream-reader"} <= users & set(folders.values())
+    assert (
+        container["image"]
+        == "ghcr.io/mristream/worker:" + yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    )
+
+
 def test_foreign_variables_are_read_by_somebody() -> None:
     read = set[str]()
     for file in (*ROOT.glob("workers/**/*.py"), *ROOT.glob("trainer/**/*.py"), *ROOT.glob("deploy/**/*.py")):

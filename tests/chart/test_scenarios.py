@@ -74,7 +74,7 @@ def test_a_kubernetes_that_is_too_old_is_refused() -> None:
         render(SCENARIOS[0], "1.29")
 
 
-@pytest.mark.parametrize("name", ["kafka.yaml", "s3.yaml"])
+@pytest.mark.parametrize("name", ["kafka.yaml", "s3.yaml", "client.yaml"])
 def test_manifests_among_the_examples_are_what_the_api_server_accepts(name: str) -> None:
     for each in yaml.safe_load_all((CHART / "examples" / name).read_text()):
         check(each, "1.34")

@@ -17,6 +17,8 @@ from workers.errors import Unavailable
 from workers.inference import TritonModels
 from workers.settings import TritonSettings
 
+pytestmark = pytest.mark.kubernetes
+
 BATCH = np.zeros((2, 256, 256), np.uint8)
 
 

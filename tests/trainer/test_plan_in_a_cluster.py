@@ -20,7 +20,7 @@ from trainer.plan import cache, command, event
 from trainer.plan.cache import PLAN
 from trainer.repository import load
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 # Fixtures that every test with plans wants.
 __all__ = ["cache_folder", "no_gpu"]
 
