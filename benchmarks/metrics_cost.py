@@ -1,17 +1,20 @@
-"""What measuring costs: core-µs a scan for all that is counted of it, and for a scrape.
+"""What measuring costs: core-µs a scan for all that is counted of it, for its trace, and for a scrape.
 
     python -m benchmarks.metrics_cost
 
 One thread, no servers: the very calls that a worker makes for each scan, in batches of 8. Best of the repetitions, because
-whatever else the machine does only adds.
+whatever else the machine does only adds. Of traces it is what the worker's own threads do; sending them, on a thread of
+its own, costs about twice that again: `benchmarks.observation_cost` measures both in a real worker.
 """
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from prometheus_client import generate_latest
@@ -20,11 +23,21 @@ from workers.decoding.intensity import appearance
 from workers.messages import Lane, MaskInfo, ScanResult, Status
 from workers.metrics import Metrics
 from workers.metrics.calls import timed
+from workers.monitoring_settings import TracingSettings
 from workers.progress import Outcome, Partition, ScanMessage
+from workers.tracing import Tracing
 
 BATCH = 8
 ROUNDS = 500
 REPETITIONS = 7
+HEADERS = [(name, b"x" * 30) for name in ("ce_specversion", "ce_id", "ce_source", "ce_type", "content-type")]
+# Where nothing listens.
+NOWHERE = "http://127.0.0.1:9"
+TRACES = {
+    "off: an id for each scan": TracingSettings(),
+    "on, of one scan in a hundred": TracingSettings(otlp_endpoint=NOWHERE, sample_ratio=0.01),
+    "on, of every scan": TracingSettings(otlp_endpoint=NOWHERE, sample_ratio=1.0),
+}
 
 
 def main() -> None:
@@ -69,9 +82,29 @@ def main() -> None:
     costs = {name: _cost_us(part) for name, part in parts.items()}
     for name, cost in {**costs, "all": sum(costs.values())}.items():
         print(f"| {name} | {cost:.1f} |")
+    print("\n| traces | core-µs a scan |\n|---|---|")
+    for name, settings in TRACES.items():
+        print(f"| {name} | {_cost_us(partial(_trace, Tracing(settings, 'benchmark'))):.1f} |")
     began = time.thread_time()
     size = len(generate_latest(metrics.registry))
     print(f"\nA scrape: {(time.thread_time() - began) * 1000:.1f} core-ms, {size / 1024:.0f} KiB")
+
+
+def _trace(tracing: Tracing) -> None:
+    """A batch's way, as the worker tells of it."""
+    scans = [tracing.take(HEADERS, Lane.ROUTINE, "scans", 0, offset) for offset in range(BATCH)]
+    with tracing.batch(Lane.ROUTINE, scans):
+        for scan, step in itertools.product(scans, ("read", "decode")):
+            with tracing.step(step, [scan]):
+                pass
+        for step in ("classify", "segment", "store"):
+            with tracing.step(step, scans):
+                pass
+    with tracing.step("commit", scans):
+        pass
+    for scan in scans:
+        scan.note(status="segmented")
+        scan.end()
 
 
 def _cost_us(part: Callable[[], object]) -> float:

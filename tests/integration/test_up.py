@@ -58,6 +58,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
     running.process.wait()
 
 
+@pytest.mark.timeout(300)  # three starts of servers in a row
 def test_prometheus_watches_all_that_is_up_and_ends_with_it(up: Up) -> None:
     prometheus = Prometheus(up.folder)
     prometheus.port = int(up.wait_until_said(r"Prometheus, .*: http://127.0.0.1:(\d+)\n"))

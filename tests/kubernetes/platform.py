@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import redis
-from confluent_kafka import KafkaException
 
 from benchmarks.chaos.history import Expected
 from benchmarks.chaos.load import LoadedScan, Sender
@@ -101,8 +100,8 @@ class Platform:
         }
         return [f"--set-json={name}={json.dumps(value)}" for name, value in values.items()]
 
-    def sender(self, *, scans: int, rate: float, run: str) -> Sender:
-        """A thread that sends so many scans, so many a second; not yet started."""
+    def sender(self, *, scans: int | None, rate: float, run: str) -> Sender:
+        """A thread that sends so many scans (None: until stopped), so many a second; not yet started."""
         return Sender(Scans(run), self.kafka, rate=rate, most_waiting=100_000, scans=scans)  # type: ignore[arg-type]
 
     def drained(self, timeout_s: float) -> float:
@@ -117,15 +116,6 @@ class Platform:
     def results(self) -> list[dict[str, Any]]:
         """All results that a reader of committed messages sees."""
         return [json.loads(message.value() or b"") for message in read(self.kafka, self.kafka.results_topic)]
-
-    def results_so_far(self) -> int:
-        """How many results have been written, for progress only."""
-        from benchmarks.chaos.watch import ends
-
-        try:
-            return sum(ends(self.kafka, self.kafka.results_topic).values())
-        except KafkaException:
-            return 0
 
     def mask_digest(self, uri: str) -> str | None:
         """SHA-256 of the mask at an address as a worker's result names it; None if there is none."""

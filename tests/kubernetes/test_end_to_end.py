@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from benchmarks.chaos.history import Expected, check
-from benchmarks.chaos.load import Sender
 from benchmarks.chaos.watch import read_history
 from tests.kubernetes.killer import Killer
 from tests.kubernetes.kube import eventually
@@ -15,9 +15,10 @@ from tests.kubernetes.platform import CHART, SAMPLES, Platform
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(3600)]
 
+# At least so many are under way while pods die and models change.
 SCANS = 500
-# A second: as many as two cores can serve when nothing dies, so that there is always something under way.
-RATE = 5.0
+# A second: about what two cores can serve while nothing dies, so that there is always something to do.
+RATE = 4.0
 FILES = len(list(SAMPLES.iterdir()))
 # What a result must say of a file, by model version and file.
 Answers = dict[tuple[int, str], Expected]
@@ -31,15 +32,16 @@ def test_every_scan_has_one_result_while_pods_die_and_models_change(platform: Pl
     sent: dict[str, Expected] = {}
     sent |= _in_peace(platform, "old")
 
-    sender = platform.sender(scans=SCANS, rate=RATE, run="storm")
-    killer = Killer(kube, ["mri-mristream-worker", "mri-mristream-triton"], every_s=(4, 10), seed=8)
+    sender = platform.sender(scans=None, rate=RATE, run="storm")
+    killer = Killer(kube, ["mri-mristream-worker", "mri-mristream-triton"], every_s=(5, 15), seed=8)
     sender.start()
     killer.start()
-    _published(platform, sender, SCANS // 4)
+    _published(platform, FILES + SCANS // 4)
     kube.helm("upgrade", "mri", str(CHART), "--wait", "--timeout=10m", *platform.values(**new))
-    _published(platform, sender, SCANS // 2)
+    _published(platform, FILES + SCANS // 2)
     kube.helm("rollback", "mri", "1", "--wait", "--timeout=10m")
-    sender.join()
+    _published(platform, FILES + SCANS)
+    sender.stop()
     killer.stop()
     platform.drained(timeout_s=600)
     sent |= sender.sent
@@ -64,15 +66,13 @@ def test_every_scan_has_one_result_while_pods_die_and_models_change(platform: Pl
         )
     )
     print(verdict)
-    by_version = {
-        n: sum(1 for scan_id, v in versions.items() if v == n and scan_id.startswith("storm")) for n in (3, 4)
-    }
-    print(f"{len(killer.faults)} kills; results by version of the models: {by_version}")
-    assert len(sender.sent) == SCANS
-    assert verdict.scans == SCANS + 2 * FILES
+    by_version = Counter(version for scan_id, version in versions.items() if scan_id.startswith("storm"))
+    print(f"{len(killer.faults)} kills; results by version of the models: {dict(by_version)}")
+    assert len(sender.sent) >= SCANS
+    assert verdict.scans == len(sent)
     assert verdict.defects == {}
     # The storm met both versions, or the upgrade wasn't under load.
-    assert min(by_version.values()) > 0
+    assert by_version[3] > 0 < by_version[4]
     assert {fault.kind for fault in killer.faults} >= {"worker killed", "triton killed"}
 
 
@@ -85,15 +85,9 @@ def _in_peace(platform: Platform, run: str) -> dict[str, Expected]:
     return sender.sent
 
 
-def _published(platform: Platform, sender: Sender, scans: int) -> None:
-    """Wait until so many scans of the storm have results."""
-    before = FILES
-    eventually(
-        lambda: len(platform.results()) >= before + scans or not sender.is_alive(),
-        f"{scans} results",
-        600,
-        platform.kube.state,
-    )
+def _published(platform: Platform, results: int) -> None:
+    """Wait until there are so many results."""
+    eventually(lambda: len(platform.results()) >= results, f"{results} results", 900, platform.kube.state)
 
 
 def _version(result: dict[str, Any]) -> int | None:
