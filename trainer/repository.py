@@ -88,6 +88,16 @@ def load(repository: Path, wanted: Sequence[int]) -> list[str]:
     return made
 
 
+def serve_on_cpu(repository: Path) -> None:
+    """Have Triton serve the models on cores, whatever it is told of configurations. Raises RepositoryError."""
+    for model in MODELS:
+        gpu, cpu = configs(repository, model)
+        try:
+            _write(gpu, cpu.read_text())
+        except OSError as problem:
+            raise RepositoryError(f"{gpu} can't be written: {problem.strerror}") from problem
+
+
 def served(repository: Path, model: str) -> int:
     """The version that Triton serves: the one that the configurations name, else the newest; of several the newest.
 

@@ -154,7 +154,7 @@ def list_plans() -> None:
 def select(wait_s: float, or_cpu: bool, event: bool, model_repository: Path, **options: Any) -> None:
     """Put the plans that fit this GPU into the model repository, where Triton takes them from. Builds none."""
     from trainer.plan.event import say_in_event
-    from trainer.plan.plans import serve_on_cpu
+    from trainer.repository import RepositoryError, serve_on_cpu
 
     def tell(reason: str, sentence: str) -> None:
         say(sentence)
@@ -179,16 +179,20 @@ def select(wait_s: float, or_cpu: bool, event: bool, model_repository: Path, **o
                 if event:
                     say_in_event("PlanMissing", sentence)
                 raise
-            serve_on_cpu(model_repository)
+            try:
+                serve_on_cpu(model_repository)
+            except RepositoryError as trouble:
+                raise UserError(str(trouble)) from trouble
             tell("ServedOnCpu", f"Triton serves the models on its cores: {sentence}")
         return
 
 
 def _select(shared: str | None, **options: Any) -> list[str]:
     """All plans or none: Triton is not to start with some of them."""
+    targets = _targets(**options)
+    # Not before: where the extra `trainer` is missing, that says so.
     from trainer.plan.plans import find_plan, select_plan
 
-    targets = _targets(**options)
     _fetch(shared, targets)
     for wanted in targets:
         find_plan(wanted)

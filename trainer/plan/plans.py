@@ -21,7 +21,7 @@ from trainer.plan.builder import Profile, build
 from trainer.plan.cache import CachedPlan, Key, Manifest
 from trainer.plan.flavour import Flavour, local_capability
 from trainer.plan.precision import in_half, likeness, likeness_of_files
-from trainer.repository import FLOAT_MODEL, MODELS, RepositoryError, configs, loaded
+from trainer.repository import FLOAT_MODEL, loaded
 from workers.decoding.fit import fit
 from workers.errors import UserError
 
@@ -75,18 +75,6 @@ def targets_of(
         Target(repository, model, version, flavour, capability, precision, profile)
         for version in loaded(repository, model)
     ]
-
-
-def serve_on_cpu(repository: Path) -> None:
-    """Have Triton serve the models on cores, whatever it is told of configurations. Raises UserError."""
-    for model in MODELS:
-        try:
-            gpu, cpu = configs(repository, model)
-            write_durably(gpu, cpu.read_bytes())
-        except RepositoryError as problem:
-            raise UserError(str(problem)) from problem
-        except OSError as problem:
-            raise UserError(f"{repository / model} can't be written to: {problem.strerror}") from problem
 
 
 def build_plan(wanted: Target, images: NDArray[np.uint8]) -> CachedPlan:
