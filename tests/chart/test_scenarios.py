@@ -84,3 +84,12 @@ def test_manifests_among_the_examples_are_what_the_api_server_accepts(name: str)
 def test_values_among_the_examples_work(name: str) -> None:
     for each in render(CHART / "examples" / name):
         check(each, "1.34")
+
+
+def test_names_are_short_enough_however_long_the_releases_is() -> None:
+    values = yaml.safe_load((CHART / "examples" / "gpu.yaml").read_text())
+    values["fullnameOverride"] = "a-very-long-name-of-a-release-that-somebody-likes-more"
+    values["plans"]["gpus"] = [{"name": "nvidia-rtx-6000x"}]
+
+    names = {each["metadata"]["name"] for each in render(values) if each["kind"] not in ("ConfigMap", "KafkaTopic")}
+    assert max(map(len, names)) <= 63  # of a label's value, which a job's name becomes
