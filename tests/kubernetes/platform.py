@@ -15,11 +15,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import redis
+from confluent_kafka import Producer
 
 from benchmarks.chaos.history import Expected
 from benchmarks.chaos.load import LoadedScan, Sender
 from benchmarks.chaos.watch import read, unpublished
 from tests.kubernetes.kube import Kube, eventually
+from workers.kafka import connection
 from workers.settings import KafkaSettings
 
 MANIFESTS = Path(__file__).parent / "manifests"
@@ -66,7 +68,7 @@ class Platform:
     def __enter__(self) -> Self:
         """Return when both can be reached from here."""
         with ExitStack() as undo:
-            self.kube.apply(MANIFESTS / "kafka.yaml", host_port=self._kafka_port)
+            self.kube.apply(MANIFESTS / "kafka.yaml", host_port=self._kafka_port, namespace=self.kube.namespace)
             self.kube.apply(MANIFESTS / "redis.yaml", password=self.password)
             self.kube.rolled_out("deployment/kafka", "deployment/redis")
             undo.enter_context(self.kube.forward("kafka", 9094, self._kafka_port))
@@ -86,7 +88,8 @@ class Platform:
             "worker.image.tag": "test",
             "triton.image.repository": "localhost/mristream-triton-cpu",
             "triton.image.tag": "test",
-            "kafka.bootstrapServers": "kafka:9092",
+            # With its namespace, because KEDA asks from another.
+            "kafka.bootstrapServers": f"kafka.{self.kube.namespace}:9092",
             "kafka.partitions": PARTITIONS,
             "kafka.groupId": GROUP,
             "store.redis.host": "redis",
@@ -103,6 +106,25 @@ class Platform:
     def sender(self, *, scans: int | None, rate: float, run: str) -> Sender:
         """A thread that sends so many scans (None: until stopped), so many a second; not yet started."""
         return Sender(Scans(run), self.kafka, rate=rate, most_waiting=100_000, scans=scans)  # type: ignore[arg-type]
+
+    def send_in_transaction(self, *, scans: int, run: str) -> list[str]:
+        """Send scans in one transaction, whose end stays behind in each partition as if a scan waited; their ids."""
+        producer = Producer(connection(self.kafka) | {"transactional.id": run})
+        producer.init_transactions(60)
+        producer.begin_transaction()
+        sent = [Scans(run).scan(number) for number in range(scans)]
+        for each in sent:
+            headers: list[tuple[str, str | bytes | None]] = [
+                ("ce_id", each.scan_id.encode()),
+                ("content-type", each.content_type.encode()),
+            ]
+            producer.produce(self.kafka.scans_topic, each.value, each.key, headers=headers)
+        producer.commit_transaction(60)
+        return [each.scan_id for each in sent]
+
+    def answered(self, results: int, timeout_s: float) -> float:
+        """Wait until there are so many results; how long that took, in seconds."""
+        return eventually(lambda: len(self.results()) >= results, f"{results} results", timeout_s, self.kube.state)
 
     def drained(self, timeout_s: float) -> float:
         """Wait until each scan that Kafka has, has been published; how long that took, in seconds."""

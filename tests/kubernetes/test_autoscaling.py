@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.chaos.watch import unpublished
 from tests.kubernetes.kube import eventually
-from tests.kubernetes.platform import CHART, MANIFESTS, Platform, times_answered
+from tests.kubernetes.platform import CHART, MANIFESTS, PARTITIONS, Platform, times_answered
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(3600)]
 
@@ -54,12 +55,9 @@ def test_workers_follow_the_age_of_the_oldest_scan_down_to_none_and_nothing_is_l
 
     kube.helm("upgrade", "mri", str(CHART), *platform.values(**(values | {"autoscaling__minReplicas": 0})))
     none = eventually(lambda: kube.replicas(WORKERS) == 0, "no worker", 300, lambda: _seen(platform))
-    late = platform.sender(scans=20, rate=1000, run="late")
-    late.start()
+    late = platform.send_in_transaction(scans=20, run="late")
     first = eventually(lambda: kube.replicas(WORKERS) >= 1, "a first worker", 300, lambda: _seen(platform))
-    served = platform.drained(timeout_s=300)
-    late.join()
-    # Transaction markers stay behind as a lag of 1 in each partition; they wake nobody and keep nobody.
+    served = platform.answered(BURST + 20, timeout_s=300)
     again = eventually(lambda: kube.replicas(WORKERS) == 0, "no worker again", 300, lambda: _seen(platform))
 
     print(
@@ -67,8 +65,35 @@ def test_workers_follow_the_age_of_the_oldest_scan_down_to_none_and_nothing_is_l
         f"last result; to none {none:.0f} s later; from none: a worker after {first:.0f} s, all results {served:.0f} s "
         f"after that; none again after {again:.0f} s"
     )
-    sent = [*burst.sent, *late.sent]
+    sent = [*burst.sent, *late]
     assert times_answered(sent, platform.results()) == {1: BURST + 20}
+
+
+def test_ends_of_transactions_wake_no_worker_and_keep_none(platform: Platform, keda: None) -> None:
+    """By KEDA's Kafka scaler, which counts the end of a transaction as a scan that waits."""
+    kube = platform.kube
+    values: dict[str, Any] = {
+        "autoscaling__enabled": True,
+        "autoscaling__trigger": "kafka",
+        "autoscaling__minReplicas": 0,
+        "autoscaling__maxReplicas": 3,
+        "autoscaling__pollingIntervalS": 5,
+        "autoscaling__kafka__lagScans": 50,
+        "autoscaling__scaleDown__stabilizationS": 15,
+        "autoscaling__cooldownS": 15,
+    }
+    kube.helm("install", "mri", str(CHART), "--wait", "--timeout=10m", *platform.values(**values))
+    eventually(lambda: kube.replicas(WORKERS) == 0, "no worker", 300, lambda: _seen(platform))
+
+    sent = platform.send_in_transaction(scans=300, run="transaction")
+    several = eventually(lambda: kube.replicas(WORKERS) > 1, "several workers", 300, lambda: _seen(platform))
+    platform.answered(300, timeout_s=600)
+    none = eventually(lambda: kube.replicas(WORKERS) == 0, "no worker again", 300, lambda: _seen(platform))
+
+    print(f"by Kafka's lag: several workers {several:.0f} s after the burst, none {none:.0f} s after the last result")
+    # What KEDA sees, and doesn't take for a scan.
+    assert unpublished(platform.kafka) == {f"scans[{number}]": 1 for number in range(PARTITIONS)}
+    assert times_answered(sent, platform.results()) == {1: 300}
 
 
 def _ready(platform: Platform) -> bool:

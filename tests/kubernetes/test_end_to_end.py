@@ -10,7 +10,6 @@ import pytest
 from benchmarks.chaos.history import Expected, check
 from benchmarks.chaos.watch import read_history
 from tests.kubernetes.killer import Killer
-from tests.kubernetes.kube import eventually
 from tests.kubernetes.platform import CHART, SAMPLES, Platform
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(3600)]
@@ -36,11 +35,11 @@ def test_every_scan_has_one_result_while_pods_die_and_models_change(platform: Pl
     killer = Killer(kube, ["mri-mristream-worker", "mri-mristream-triton"], every_s=(5, 15), seed=8)
     sender.start()
     killer.start()
-    _published(platform, FILES + SCANS // 4)
+    platform.answered(FILES + SCANS // 4, timeout_s=900)
     kube.helm("upgrade", "mri", str(CHART), "--wait", "--timeout=10m", *platform.values(**new))
-    _published(platform, FILES + SCANS // 2)
+    platform.answered(FILES + SCANS // 2, timeout_s=900)
     kube.helm("rollback", "mri", "1", "--wait", "--timeout=10m")
-    _published(platform, FILES + SCANS)
+    platform.answered(FILES + SCANS, timeout_s=900)
     sender.stop()
     killer.stop()
     platform.drained(timeout_s=600)
@@ -83,11 +82,6 @@ def _in_peace(platform: Platform, run: str) -> dict[str, Expected]:
     sender.join()
     platform.drained(timeout_s=300)
     return sender.sent
-
-
-def _published(platform: Platform, results: int) -> None:
-    """Wait until there are so many results."""
-    eventually(lambda: len(platform.results()) >= results, f"{results} results", 900, platform.kube.state)
 
 
 def _version(result: dict[str, Any]) -> int | None:
