@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from workers.errors import Unavailable, UserError
 from workers.http import PageServer, json_page
-from workers.kafka import Hidden, find_topics, make_reader
+from workers.kafka import make_reader
 from workers.messages import Lane
 from workers.metrics.definitions import Catalogue
 from workers.metrics.lag import Lag, define_lag
@@ -111,13 +111,14 @@ class GroupLag:
         }
 
     def _partitions(self) -> list[Partition]:
-        topics = find_topics(self._settings, list(self._lanes))
-        return [
-            Partition(name, partition.id)
-            for name, topic in topics.items()
-            if not isinstance(topic, Hidden)
-            for partition in topic.partitions
-        ]
+        found: list[Partition] = []
+        for name in self._lanes:
+            topic = self._consumer.list_topics(name, timeout=TIMEOUT_S).topics[name]
+            if topic.error is None:
+                found += [Partition(name, number) for number in topic.partitions]
+            elif topic.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise KafkaException(topic.error)
+        return found
 
     def _read(self, unread: Mapping[Partition, tuple[int, int]]) -> dict[Partition, _Seen]:
         """The time of the first scan of each, or that there is none."""

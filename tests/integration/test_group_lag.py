@@ -48,6 +48,7 @@ def seconds_and_scans(settings: Settings) -> dict[Partition, tuple[float, int]]:
 
 
 def test_the_age_of_the_oldest_scan_is_known_without_a_worker(settings: Settings) -> None:
+    assert seconds_and_scans(settings) == {}, "there are no topics yet"
     create_topics(settings.kafka)
     scans, stat = settings.kafka.scans_topic, settings.kafka.stat_topic
     assert stat is not None
