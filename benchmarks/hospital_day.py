@@ -13,29 +13,21 @@ from __future__ import annotations
 
 import argparse
 import math
-import subprocess
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
-from deploy.local.go_programs import program
+from benchmarks.scaling_rules import CHART, HPA_SYNC_S, Pods, Rules, rendered, rules_of, within_tolerance
 from workers.figures import Figures, read_figures
 from workers.messages import Lane
 from workers.metrics import OBJECTIVE_SHARE, OBJECTIVES_S
 
-ROOT = Path(__file__).resolve().parents[1]
-CHART = ROOT / "helm" / "mristream"
 VALUES = CHART / "examples" / "hospital.yaml"
 DAY_S = 24 * 3600
 STEP_S = 0.25
-HPA_SYNC_S = 15.0
-# The share by which usage must miss its target before a HorizontalPodAutoscaler acts (its default).
-TOLERANCE = 0.1
 
 # Studies in the busiest hour, and images or slices in one (mean; each study draws from half to one and a half of it).
 STUDIES = {"XR": (120, 3), "US": (50, 40), "CT": (30, 400), "MR": (25, 500)}
@@ -48,7 +40,7 @@ DAY = (
 STAT_SHARE = 0.1
 # A PACS forwards a study image by image, about as fast as this.
 SENT_PER_S = 50.0
-# From a pod's creation to its first scan: measured on two cores (docs/kubernetes.md); an image that has to be pulled or a GPU
+# From a pod's creation to its first scan: measured on two cores (docs/images.md); an image that has to be pulled or a GPU
 # node that has to be started comes on top.
 WORKER_START_S, TRITON_START_S = 20.0, 40.0
 # What a request waits in Triton's queue while scans wait: measured with one worker and with three on one Triton (54 and
@@ -56,79 +48,6 @@ WORKER_START_S, TRITON_START_S = 20.0, 40.0
 # the workers for each Triton.
 QUEUE_S, QUEUE_OF_EACH_WORKER_S = 0.020, 0.034
 QUEUE_IDLE_S = 0.005
-
-
-@dataclass(frozen=True, slots=True)
-class Behaviour:
-    """How fast a HorizontalPodAutoscaler goes one way: pods within a period, after a window in which no other was asked for."""
-
-    pods: int
-    period_s: float
-    window_s: float
-
-    @classmethod
-    def read(cls, rules: dict[str, Any]) -> Behaviour:
-        """Of one direction in an object's `behavior`."""
-        [policy] = rules["policies"]
-        assert policy["type"] == "Pods"
-        return cls(policy["value"], policy["periodSeconds"], rules["stabilizationWindowSeconds"])
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """Bounds and behaviour of one of the two deployments."""
-
-    least: int
-    most: int
-    up: Behaviour
-    down: Behaviour
-    # Of workers: seconds of lag for a worker by lane, how often KEDA looks, how long nothing waits before none is left, and
-    # (first hour, last hour, workers) by the clock. Of Tritons: the time in the queue, in seconds.
-    targets: dict[str, float]
-    polling_s: float = 0.0
-    cooldown_s: float = 0.0
-    schedule: tuple[tuple[float, float, int], ...] = ()
-
-
-def rules_of(objects: Sequence[dict[str, Any]]) -> tuple[Rules, Rules, float]:
-    """Rules for workers and for Tritons, and how often Prometheus looks, from the chart's objects."""
-    scaled = next(each["spec"] for each in objects if each["kind"] == "ScaledObject")
-    behaviour = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
-    targets, schedule = {}, []
-    for trigger in scaled["triggers"]:
-        about = trigger["metadata"]
-        if trigger["type"] == "prometheus":
-            lane = next(lane for lane in Lane if f'lane="{lane}"' in about["query"])
-            targets[str(lane)] = float(about["threshold"])
-        elif trigger["type"] == "cron":
-            schedule.append((_hour(about["start"]), _hour(about["end"]), int(about["desiredReplicas"])))
-    workers = Rules(
-        scaled["minReplicaCount"],
-        scaled["maxReplicaCount"],
-        Behaviour.read(behaviour["scaleUp"]),
-        Behaviour.read(behaviour["scaleDown"]),
-        targets,
-        scaled["pollingInterval"],
-        scaled["cooldownPeriod"],
-        tuple(schedule),
-    )
-    hpa = next(each["spec"] for each in objects if each["kind"] == "HorizontalPodAutoscaler")
-    [metric] = hpa["metrics"]
-    tritons = Rules(
-        hpa["minReplicas"],
-        hpa["maxReplicas"],
-        Behaviour.read(hpa["behavior"]["scaleUp"]),
-        Behaviour.read(hpa["behavior"]["scaleDown"]),
-        {"queue": int(metric["pods"]["target"]["averageValue"].removesuffix("m")) / 1000},
-    )
-    monitor = next(each for each in objects if each["kind"] == "PodMonitor")
-    scrape_s = float(monitor["spec"]["podMetricsEndpoints"][0]["interval"].removesuffix("s"))
-    return workers, tritons, scrape_s
-
-
-def _hour(cron: str) -> float:
-    minute, hour, *_ = cron.split()
-    return int(hour) + int(minute) / 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,63 +70,6 @@ def draw_day(hospitals: float, seed: int) -> list[Study]:
                 drawn = max(1, round(slices * chance.uniform(0.5, 1.5)))
                 studies.append(Study(hour * 3600 + begins_s, drawn, lane))
     return sorted(studies, key=lambda study: study.begins_s)
-
-
-class Pods:
-    """One deployment under its autoscaler: pods that are wanted, and since when each has been."""
-
-    def __init__(self, rules: Rules, start_s: float, pods: int) -> None:
-        self.rules = rules
-        self._start_s = start_s
-        # When each pod was created; those of the beginning long ago.
-        self.born_s = [-math.inf] * pods
-        self._recommended: deque[tuple[float, int]] = deque()
-        self._changes: deque[tuple[float, int]] = deque()
-        self.pod_s = 0.0
-
-    @property
-    def wanted(self) -> int:
-        """Pods that exist, ready or not."""
-        return len(self.born_s)
-
-    def ready(self, now_s: float) -> int:
-        """Pods that have had the time to start."""
-        return sum(now_s - born_s >= self._start_s for born_s in self.born_s)
-
-    def set(self, now_s: float, pods: int) -> None:
-        """Make or end pods at once. The youngest go first."""
-        if pods != self.wanted:
-            self._changes.append((now_s, pods - self.wanted))
-        self.born_s = self.born_s[:pods] + [now_s] * (pods - self.wanted)
-
-    def recommend(self, now_s: float, desired: int) -> None:
-        """What a HorizontalPodAutoscaler does with what its metrics ask for: windows, policies, bounds."""
-        rules = self.rules
-        desired = max(rules.least, 1, min(rules.most, desired))
-        self._recommended.append((now_s, desired))
-        longest_s = max(rules.up.window_s, rules.down.window_s)
-        while self._recommended[0][0] < now_s - longest_s:
-            self._recommended.popleft()
-        # Down: the most that was asked for within the window; up: the least.
-        most = max(each for at_s, each in self._recommended if at_s >= now_s - rules.down.window_s)
-        least = min(each for at_s, each in self._recommended if at_s >= now_s - rules.up.window_s)
-        if least > self.wanted:
-            self.set(now_s, min(least, self._limit(now_s, rules.up, 1)))
-        elif most < self.wanted:
-            self.set(now_s, max(most, self._limit(now_s, rules.down, -1)))
-
-    def _limit(self, now_s: float, behaviour: Behaviour, sign: int) -> int:
-        while self._changes and self._changes[0][0] < now_s - 3600:
-            self._changes.popleft()
-        recent = sum(
-            change for at_s, change in self._changes if at_s > now_s - behaviour.period_s and change * sign > 0
-        )
-        return max(0, self.wanted - recent + sign * behaviour.pods)
-
-
-def within_tolerance(ratio: float) -> bool:
-    """Whether a HorizontalPodAutoscaler leaves things as they are."""
-    return abs(ratio - 1) <= TOLERANCE
 
 
 @dataclass
@@ -344,13 +206,6 @@ def _arrivals(studies: Sequence[Study]) -> dict[int, list[tuple[Lane, int]]]:
                 found.setdefault(step, []).append((study.lane, now))
             step += 1
     return found
-
-
-def rendered(values: Path) -> list[dict[str, Any]]:
-    """The chart's objects, as helm makes them."""
-    command = [program("helm", print), "template", "day", CHART, "--kube-version=1.37", "--values", values]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return [each for each in yaml.safe_load_all(text) if each]
 
 
 def report(outcome: Outcome, fixed: Mapping[tuple[int, int], Outcome]) -> str:

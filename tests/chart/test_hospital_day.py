@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.hospital_day import VALUES, Behaviour, Outcome, Pods, Rules, draw_day, play, rules_of
+from benchmarks.hospital_day import VALUES, Outcome, draw_day, play
+from benchmarks.scaling_rules import Behaviour, Pods, Rules, rules_of
 from tests.chart.rendering import render
 from workers.figures import read_figures
 from workers.messages import Lane
