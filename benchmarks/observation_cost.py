@@ -60,6 +60,10 @@ def main() -> None:
                 if number:  # the first warms up
                     measured[kind].append(took_us)
                     servers.append(servers_us)
+            if number:
+                print(
+                    f"round {number}:", *(f"{took[-1]:.0f}" for took in measured.values()), file=sys.stderr, flush=True
+                )
         spans = len(collector.spans())
     print(f"{machine()}; {given.rounds} rounds of {given.scans} scans; {spans} spans received\n")
     _print(measured)
