@@ -22,7 +22,8 @@ no hurry. `mristream_end_to_end_seconds` has a bucket at each bound, so the shar
 **Labels** never carry a scan, a patient or a file name, and have few values. A worker has fewer than 1,000 series.
 
 **Cost**: 17 core-µs a scan, which is 1.7 % of what the platform takes without models and below 0.1 % with models on CPUs; a
-scrape takes 4 core-ms (`python -m benchmarks.metrics_cost`).
+scrape takes 4 core-ms (`python -m benchmarks.metrics_cost`). With traces:
+[tracing.md](tracing.md#what-does-it-cost).
 
 ## Why is my lag what it is?
 
