@@ -51,7 +51,7 @@ def test_where_go_is_missing_or_too_old_a_packaged_one_is_taken(
         old.write_text(f"#!/bin/sh\necho {version}\n")
         old.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-        found = go_programs._find_go()
+        found = go_programs.find_go()
         assert "site-packages" in found
         said = subprocess.run([found, "version"], capture_output=True, text=True, check=True)
         assert re.search(r"go1\.\d+", said.stdout)
