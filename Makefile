@@ -1,4 +1,5 @@
-# Everything a developer or a first-time user does. `make help` lists it; nothing here needs root, Docker or a GPU.
+# Everything a developer or a first-time user does. `make help` lists it; nothing here needs Docker or a GPU, and nothing root but
+# test-kubernetes, where KUBECONFIG names no cluster.
 
 # A relative path, so that the folder's own name may contain spaces.
 VENV := .venv
