@@ -67,8 +67,11 @@ def test_scans_have_about_the_size_that_is_asked_for_and_can_be_decoded(tmp_path
 
 
 def test_what_a_process_and_its_children_take_is_read_and_one_that_has_ended_takes_nothing() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "sum(range(3_000_000)); input()"], stdin=subprocess.PIPE)
+    program = "sum(range(3_000_000)); print(flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
+        assert child.stdout is not None
+        child.stdout.readline()  # its memory is its own, and grows no more
         me = os.getpid()
         assert child.pid in children(me)
         assert peak_mib(child.pid) >= resident_mib(child.pid) > 0
