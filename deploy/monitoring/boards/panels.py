@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from grafana_foundation_sdk.builders import bargauge, common, dashboard, stat, statetimeline, table, text, timeseries
 from grafana_foundation_sdk.builders.prometheus import Dataquery
@@ -26,6 +27,8 @@ GREEN, AMBER, RED, BLUE, GREY = "green", "orange", "red", "blue", "text"
 # From which value upwards which colour; the first is of all below.
 Levels = Sequence[tuple[float | None, str]]
 FINE: Levels = ((None, GREEN),)
+
+_Panel = TypeVar("_Panel", timeseries.Panel, stat.Panel, bargauge.Panel, statetimeline.Panel, table.Panel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,7 @@ def over_time(
     else:
         legend.display_mode(choices.LegendDisplayMode.LIST).placement(choices.LegendPlacement.BOTTOM)
     panel = (
-        timeseries.Panel()
-        .title(title)
-        .description(about)
-        .datasource(data_source("prometheus"))
-        .span(width)
-        .height(height)
+        _framed(timeseries.Panel(), title, about, width, height)
         .unit(unit)
         .line_width(2)
         .fill_opacity(80 if stacked or bars else 0)
@@ -133,12 +131,7 @@ def number(
 ) -> stat.Panel:
     """The value of now, large, in the colour of its level. `levels_of`: of some legends their own."""
     panel = (
-        stat.Panel()
-        .title(title)
-        .description(about)
-        .datasource(data_source("prometheus"))
-        .span(width)
-        .height(height)
+        _framed(stat.Panel(), title, about, width, height)
         .unit(unit)
         .thresholds(_thresholds(levels))
         .color_mode(choices.BigValueColorMode.BACKGROUND)
@@ -165,20 +158,10 @@ def distribution(title: str, about: str, histogram: str, *, width: int = 4, heig
     """How many scans of the time shown are in each bin of a Prometheus histogram; the bins by their upper bounds."""
     expr = f'sum by (le) (increase({histogram}_bucket{{job=~"$job"}}[$__range]))'
     return (
-        bargauge.Panel()
-        .title(title)
-        .description(about)
-        .datasource(data_source("prometheus"))
-        .span(width)
-        .height(height)
+        _horizontal_bars(title, about, width, height)
         .unit("short")
         .decimals(0)
-        .min(0)
         .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.FIXED).fixed_color(BLUE))
-        .orientation(choices.VizOrientation.HORIZONTAL)
-        .display_mode(choices.BarGaugeDisplayMode.BASIC)
-        .show_unfilled(False)
-        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .with_target(Dataquery().expr(expr).legend_format("{{le}}").format(PromQueryFormat.HEATMAP).instant())
     )
 
@@ -196,18 +179,8 @@ def bars(
 ) -> bargauge.Panel:
     """The values of now side by side."""
     panel = (
-        bargauge.Panel()
-        .title(title)
-        .description(about)
-        .datasource(data_source("prometheus"))
-        .span(width)
-        .height(height)
+        _horizontal_bars(title, about, width, height)
         .unit(unit)
-        .min(0)
-        .orientation(choices.VizOrientation.HORIZONTAL)
-        .display_mode(choices.BarGaugeDisplayMode.BASIC)
-        .show_unfilled(False)
-        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .with_target(Dataquery().expr(query.expr).legend_format(query.legend).instant())
     )
     for legend, name in names.items():
@@ -228,12 +201,7 @@ def states(
     """What is in which state, and since when. `says`: text and colour of each value."""
     mapping = {str(value): ValueMappingResult(text=words, color=color) for value, (words, color) in says.items()}
     panel = (
-        statetimeline.Panel()
-        .title(title)
-        .description(about)
-        .datasource(data_source("prometheus"))
-        .span(width)
-        .height(height)
+        _framed(statetimeline.Panel(), title, about, width, height)
         .mappings([ValueMap(options=mapping)])
         .merge_values(True)
         .show_value(choices.VisibilityMode.AUTO)
@@ -249,12 +217,7 @@ def rows_of(
 ) -> table.Panel:
     """A table of what a query gives now: of its labels and `Value`, those in `columns`, in that order, under those names."""
     return (
-        table.Panel()
-        .title(title)
-        .description(about)
-        .datasource(data_source("prometheus"))
-        .span(width)
-        .height(height)
+        _framed(table.Panel(), title, about, width, height)
         .with_target(Dataquery().expr(query.expr).format(PromQueryFormat.TABLE).instant())
         .with_transformation(
             DataTransformerConfig(
@@ -272,6 +235,22 @@ def rows_of(
 def words(title: str, content: str, *, width: int, height: int) -> text.Panel:
     """Text, in Markdown."""
     return text.Panel().title(title).content(content).span(width).height(height)
+
+
+def _framed(panel: _Panel, title: str, about: str, width: int, height: int) -> _Panel:
+    """What every panel of Prometheus' data has."""
+    return panel.title(title).description(about).datasource(data_source("prometheus")).span(width).height(height)
+
+
+def _horizontal_bars(title: str, about: str, width: int, height: int) -> bargauge.Panel:
+    return (
+        _framed(bargauge.Panel(), title, about, width, height)
+        .min(0)
+        .orientation(choices.VizOrientation.HORIZONTAL)
+        .display_mode(choices.BarGaugeDisplayMode.BASIC)
+        .show_unfilled(False)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    )
 
 
 def _thresholds(levels: Levels) -> dashboard.ThresholdsConfig:
