@@ -12,15 +12,19 @@ from tests.kubernetes.platform import CHART, Platform
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1500)]
 
+GPU_PROFILE_ON_CORES = {
+    "triton__profile": "gpu",
+    "triton__gpu__resource": "cpu",
+    "trainer__image__repository": "localhost/mristream-worker",
+    "trainer__image__tag": "test",
+    "plans__cache__uri": "s3://plans/mri",
+}
+
 
 def test_without_plans_triton_says_so_in_an_event_and_serves_on_its_cores(platform: Platform) -> None:
     kube = platform.kube
     values = platform.values(
-        triton__profile="gpu",
-        triton__gpu__resource="cpu",
-        trainer__image__repository="localhost/mristream-worker",
-        trainer__image__tag="test",
-        plans__cache__uri="s3://plans/mri",
+        **GPU_PROFILE_ON_CORES,
         plans__fallback="cpu",
         plans__waitS=0,
         worker__replicas=1,
@@ -48,11 +52,7 @@ def test_without_plans_triton_says_so_in_an_event_and_serves_on_its_cores(platfo
 def test_where_cores_are_not_wanted_triton_waits_and_the_event_names_what_is_missing(platform: Platform) -> None:
     kube = platform.kube
     values = platform.values(
-        triton__profile="gpu",
-        triton__gpu__resource="cpu",
-        trainer__image__repository="localhost/mristream-worker",
-        trainer__image__tag="test",
-        plans__cache__uri="s3://plans/mri",
+        **GPU_PROFILE_ON_CORES,
     )
 
     kube.helm("install", "mri", str(CHART), *values)
