@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from workers.errors import Unavailable, UserError
 from workers.http import PageServer, json_page
-from workers.kafka import make_reader
+from workers.kafka import lane_topics, make_reader
 from workers.messages import Lane
 from workers.metrics.definitions import Catalogue
 from workers.metrics.lag import Lag, define_lag
@@ -55,12 +55,7 @@ class GroupLag:
         self._consumer: Consumer = make_reader(
             settings, settings.group_id, **{"fetch.message.max.bytes": _FETCH_BYTES, "enable.auto.offset.store": False}
         )
-        topics = {
-            Lane.STAT: settings.stat_topic,
-            Lane.ROUTINE: settings.scans_topic,
-            Lane.REPLAY: settings.replay_topic,
-        }
-        self._lanes: dict[str, Lane] = {topic: lane for lane, topic in topics.items() if topic}
+        self._lanes: dict[str, Lane] = {topic: lane for lane, topic in lane_topics(settings).items()}
         self._seen: dict[Partition, _Seen] = {}
 
     @property

@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, TopicDescription  # typ
 from pydantic import SecretStr
 
 from workers.errors import Unavailable, UserError
+from workers.messages import Lane
 from workers.settings import MIB, KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -176,6 +177,16 @@ def _found(settings: KafkaSettings, answer: Future[TopicDescription]) -> TopicDe
                 return Hidden.NOT_ALLOWED
             case _:
                 raise _unavailable(settings, problem.args[0]) from problem
+
+
+def lane_topics(settings: KafkaSettings) -> dict[Lane, str]:
+    """Where the scans of each lane that there is come from, in the order of their priority."""
+    topics = {
+        Lane.STAT: settings.stat_topic,
+        Lane.ROUTINE: settings.scans_topic,
+        Lane.REPLAY: settings.replay_topic,
+    }
+    return {lane: topic for lane, topic in topics.items() if topic}
 
 
 def create_topics(

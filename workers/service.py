@@ -26,13 +26,13 @@ from workers.http import HealthServer
 from workers.inference import TritonModels
 from workers.kafka import (
     create_topics,
+    lane_topics,
     make_consumer,
     make_producer,
     make_transactional_producer,
     transactional_id,
 )
 from workers.lane import Lane
-from workers.messages import Lane as LaneName
 from workers.metrics import Metrics
 from workers.pipeline import Pipeline
 from workers.retry import GaveUp, Patience
@@ -57,7 +57,7 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
     log.info(
         "mristream %s: scans from %s at %s, models from %s, masks to %s",
         __version__,
-        ", ".join(_topics(settings.kafka).values()),
+        ", ".join(lane_topics(settings.kafka).values()),
         settings.kafka.bootstrap_servers,
         settings.triton.url,
         settings.store.uri,
@@ -148,16 +148,7 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
 
 def _lanes(settings: KafkaSettings) -> list[Lane]:
     """In the order of their priority."""
-    return [Lane(name, topic, make_consumer(settings)) for name, topic in _topics(settings).items()]
-
-
-def _topics(settings: KafkaSettings) -> dict[LaneName, str]:
-    topics = {
-        LaneName.STAT: settings.stat_topic,
-        LaneName.ROUTINE: settings.scans_topic,
-        LaneName.REPLAY: settings.replay_topic,
-    }
-    return {lane: topic for lane, topic in topics.items() if topic}
+    return [Lane(name, topic, make_consumer(settings)) for name, topic in lane_topics(settings).items()]
 
 
 def _publisher(settings: KafkaSettings, passed: Passed) -> Publisher:
