@@ -103,7 +103,7 @@ class Progress:
             window = self._windows.pop(partition, None)
             for scan in window.scans.values() if window else ():
                 self.unpublished_bytes -= scan.size
-                (scan if isinstance(scan, ScanMessage) else scan.message).trace.end("left to another worker")
+                _message_of(scan).trace.end("left to another worker")
                 dropped += 1
         return dropped
 
@@ -156,9 +156,13 @@ class Progress:
         """Kafka timestamps of the scans in the partition that are taken and not yet published."""
         window = self._windows.get(partition)
         scans = window.scans.values() if window else ()
-        return [(scan if isinstance(scan, ScanMessage) else scan.message).timestamp_ms for scan in scans]
+        return [_message_of(scan).timestamp_ms for scan in scans]
 
     def unpublished(self, partitions: Iterable[Partition] | None = None) -> int:
         """How many scans are taken and not yet published, in all partitions or in some."""
         chosen = self._windows.keys() if partitions is None else partitions
         return sum(len(self._windows[p].scans) for p in chosen if p in self._windows)
+
+
+def _message_of(scan: ScanMessage | Outcome) -> ScanMessage:
+    return scan if isinstance(scan, ScanMessage) else scan.message
