@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import types
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,19 @@ def test_a_model_computes_in_as_many_streams_as_are_fastest_here(
     runner: Any, tmp_path: Path, rates: dict[int, float], streams: int
 ) -> None:
     assert runner.best_streams(8, rates.__getitem__, "machine", tmp_path) == streams
+
+
+def test_a_machine_that_is_slow_now_and_then_is_measured_all_the_same(runner: Any, tmp_path: Path) -> None:
+    """Each second round is slow, and one number of streams has bad luck once."""
+    calls: Counter[int] = Counter()
+
+    def rate(streams: int) -> float:
+        calls[streams] += 1
+        slow = 0.5 if calls[streams] % 2 else 1.0
+        unlucky = 0.3 if (streams, calls[streams]) == (8, 1) else 1.0
+        return {8: 100.0, 4: 90.0, 1: 60.0}[streams] * slow * unlucky
+
+    assert runner.best_streams(8, rate, "machine", tmp_path) == 8
 
 
 def test_what_was_measured_is_kept_for_the_next_start_on_the_same_machine(runner: Any, tmp_path: Path) -> None:
