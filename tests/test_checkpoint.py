@@ -56,7 +56,7 @@ def test_a_scan_that_finishes_after_its_partition_was_revoked_is_not_published(f
     progress.finish([finished(message)])
 
     assert progress.finished_prefix() == []
-    assert progress.unpublished() == 0
+    assert progress.unpublished_scans == 0
 
 
 def test_the_trace_of_a_scan_that_is_left_to_another_worker_ends_and_says_so(finished: Finished) -> None:
@@ -111,7 +111,7 @@ def test_in_any_order_of_finishing_each_scan_is_published_once_and_in_order(
         progress.move(prefix)
         published += [outcome.message for outcome in prefix]
 
-    assert progress.unpublished() == 0
+    assert progress.unpublished_scans == 0
     for number in range(3):
         taken = [m.offset for m in messages if m.partition.number == number]
         assert [m.offset for m in published if m.partition.number == number] == taken

@@ -229,6 +229,11 @@ class Delivery(RuleBasedStateMachine):
             assert offsets == list(range(self.broker.committed[partition]))
         assert self.masks.issuperset(self.broker.results)
 
+    @invariant()
+    def what_is_counted_as_scans_come_and_go_is_what_is_there(self) -> None:
+        for progress in (worker.progress for worker in (*self.workers, *self.zombies)):
+            assert progress.unpublished_scans == progress.unpublished(progress.partitions())
+
     def teardown(self) -> None:
         """In the end everything works again: nothing may be left."""
         for worker in self.workers:

@@ -177,7 +177,7 @@ class Worker:
                     other.yielded += other is not lane
                 return True
             self._caught_up |= lane.name is LaneName.ROUTINE
-        if not self._progress.unpublished():  # else it was our turn to wait, not that nothing was there
+        if not self._progress.unpublished_scans:  # else it was our turn to wait, not that nothing was there
             self._caution.nothing_came()
         return False
 
@@ -193,10 +193,10 @@ class Worker:
         if lane.opening or self._must_wait():
             return False
         if self._caution.active:
-            return not self._progress.unpublished()
+            return not self._progress.unpublished_scans
         if self._progress.unpublished_bytes >= self._settings.bytes_in_flight:
             return False
-        if self._progress.unpublished() >= self._settings.unpublished_scans:
+        if self._progress.unpublished_scans >= self._settings.unpublished_scans:
             return False
         if lane.name is LaneName.REPLAY and not lane.is_overdue:
             return not self._batches  # a replay takes what would lie idle
@@ -218,7 +218,7 @@ class Worker:
         self._passed("taken")
         self._metrics.taken(lane.name, messages)
         # A note stands beside a committed offset: there must be nothing unpublished before it.
-        alone = self._caution.take(messages[0]) if self._caution.active and self._progress.unpublished() == 1 else None
+        alone = self._caution.take(messages[0]) if self._caution.active and self._progress.unpublished_scans == 1 else None
         if alone is None:
             work = partial(self._pipeline.process, messages, lane.name)
         else:
@@ -304,21 +304,19 @@ class Worker:
     def _drain(self) -> None:
         """Finish and publish what is in flight, within the time that the settings give."""
         deadline = time.monotonic() + self._settings.drain_timeout_s
-        log.info("draining: %d scans in flight", self._progress.unpublished())
-        self._finish(None, deadline)
-        left = self._progress.unpublished()
+        log.info("draining: %d scans in flight", self._progress.unpublished_scans)
+        self._finish(self._progress.partitions(), deadline)
+        left = self._progress.unpublished_scans
         if left:
             log.warning("%d scans are left to the next worker: the drain took too long", left)
         for lane in self._lanes:
             self._publishing.leave(lane, [p for p in self._progress.partitions() if p.topic == lane.topic])
         self.drained = not left
 
-    def _finish(self, partitions: Sequence[Partition] | None, deadline: float) -> None:
-        """Work on without taking more until nothing of these partitions (None: of any) is unpublished, or it is late."""
+    def _finish(self, partitions: Sequence[Partition], deadline: float) -> None:
+        """Work on without taking more until nothing of these partitions is unpublished, or it is late."""
         while self._progress.unpublished(partitions) and time.monotonic() < deadline:
-            pending = [
-                b for b in self._batches if partitions is None or any(m.partition in partitions for m in b.messages)
-            ]
+            pending = [b for b in self._batches if any(m.partition in partitions for m in b.messages)]
             futures: list[Future[Any]] = [*(batch.future for batch in pending), *self._publishing.pending()]
             if not futures and not self._progress.finished_prefix():
                 break
@@ -354,7 +352,7 @@ class Worker:
 
     def _measure_flight(self) -> None:
         self._metrics.scans_in_flight.set(self._in_flight())
-        self._metrics.unpublished.set(self._progress.unpublished())
+        self._metrics.unpublished.set(self._progress.unpublished_scans)
         self._metrics.bytes_in_flight.set(self._progress.unpublished_bytes)
 
     def _measure_lag(self) -> None:

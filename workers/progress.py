@@ -80,11 +80,13 @@ class _Window:
 class Progress:
     """Which scans are taken and which have finished. Belongs to the poll loop's thread.
 
-    `unpublished_bytes` is what the scans in all windows hold.
+    `unpublished_scans` are taken and not yet published, in all partitions; they hold `unpublished_bytes`. The loop asks for
+    both several times in each turn, so they are counted as scans come and go.
     """
 
     def __init__(self) -> None:
         self._windows: dict[Partition, _Window] = {}
+        self.unpublished_scans = 0
         self.unpublished_bytes = 0
 
     def assign(self, partitions: Iterable[Partition]) -> None:
@@ -105,6 +107,7 @@ class Progress:
                 self.unpublished_bytes -= scan.size
                 _message_of(scan).trace.end("left to another worker")
                 dropped += 1
+        self.unpublished_scans -= dropped
         return dropped
 
     def owns(self, partition: Partition) -> bool:
@@ -129,6 +132,7 @@ class Progress:
                 raise RuntimeError(f"{message.partition}: offset {message.offset} came after {window.newest}")
             window.newest = message.offset
             window.scans[message.offset] = message
+            self.unpublished_scans += 1
             self.unpublished_bytes += message.size
         return ours
 
@@ -150,6 +154,7 @@ class Progress:
             window = self._windows.get(outcome.message.partition)
             if window is not None and window.scans.get(outcome.message.offset) is outcome:
                 del window.scans[outcome.message.offset]
+                self.unpublished_scans -= 1
                 self.unpublished_bytes -= outcome.size
 
     def taken_since_ms(self, partition: Partition) -> list[int]:
@@ -158,10 +163,9 @@ class Progress:
         scans = window.scans.values() if window else ()
         return [_message_of(scan).timestamp_ms for scan in scans]
 
-    def unpublished(self, partitions: Iterable[Partition] | None = None) -> int:
-        """How many scans are taken and not yet published, in all partitions or in some."""
-        chosen = self._windows.keys() if partitions is None else partitions
-        return sum(len(self._windows[p].scans) for p in chosen if p in self._windows)
+    def unpublished(self, partitions: Iterable[Partition]) -> int:
+        """How many scans of these partitions are taken and not yet published."""
+        return sum(len(self._windows[p].scans) for p in partitions if p in self._windows)
 
 
 def _message_of(scan: ScanMessage | Outcome) -> ScanMessage:
