@@ -93,7 +93,9 @@ class Worker:
         self._caution = Caution(settings.attempts, reach=settings.batch_scans * settings.batches_in_flight)
         self._batches: list[_Batch] = []
         self._pace = Pace(settings.batch_scans)
-        # Whether there was room for scans and none waited: then whoever waits for results waits for us.
+        # Lanes that there was room for in this turn, and whether none of their scans waited: then whoever waits for results
+        # waits for us.
+        self._with_room: list[Lane] = []
         self._caught_up = True
         # As many as there may be batches (see `_has_room`): none ever waits for a thread.
         self._threads = ThreadPoolExecutor(SMALL * (settings.batches_in_flight + 1), thread_name_prefix="batch")
@@ -167,10 +169,12 @@ class Worker:
     def _take(self) -> bool:
         """Begin a batch of the lane whose turn it is. False: there was nothing to take, or no room."""
         self._caught_up = False
+        self._with_room = []
         for lane in sorted(self._lanes, key=lambda lane: not lane.is_overdue):
             if not self._has_room(lane):
                 lane.rest()
                 continue
+            self._with_room.append(lane)
             lane.yielded = 0
             if self._begin(lane, self._take_from(lane)):
                 for other in self._lanes:
@@ -218,7 +222,9 @@ class Worker:
         self._passed("taken")
         self._metrics.taken(lane.name, messages)
         # A note stands beside a committed offset: there must be nothing unpublished before it.
-        alone = self._caution.take(messages[0]) if self._caution.active and self._progress.unpublished_scans == 1 else None
+        alone = None
+        if self._caution.active and self._progress.unpublished_scans == 1:
+            alone = self._caution.take(messages[0])
         if alone is None:
             work = partial(self._pipeline.process, messages, lane.name)
         else:
@@ -245,13 +251,12 @@ class Worker:
     def _wait_a_moment(self) -> None:
         """Let time pass until a batch or a publication ends, or scans may have come."""
         futures: list[Future[Any]] = [*(batch.future for batch in self._batches), *self._publishing.pending()]
-        rooms = [lane for lane in self._lanes if self._has_room(lane)]
+        routine = next((lane for lane in self._with_room if lane.name is LaneName.ROUTINE), None)
         if futures:
-            is_open = any(lane.name is LaneName.ROUTINE for lane in rooms)
-            wait(futures, BUSY_TURN_S if is_open else FULL_TURN_S if rooms else TURN_S, FIRST_COMPLETED)
-        elif rooms:
+            wait(futures, BUSY_TURN_S if routine else FULL_TURN_S if self._with_room else TURN_S, FIRST_COMPLETED)
+        elif self._with_room:
             # The routine lane, if it is among them: most scans come there, and come at once.
-            lane = next((lane for lane in rooms if lane.name is LaneName.ROUTINE), rooms[0])
+            lane = routine or self._with_room[0]
             self._begin(lane, lane.take(1, TURN_S / 2))
         else:
             self._stopping.wait(BUSY_TURN_S if any(lane.opening for lane in self._lanes) else TURN_S)
