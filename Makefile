@@ -27,8 +27,10 @@ help: ## Show this list
 demo: $(VENV)/local ## Run the platform on the shipped sample scans; leaves demo/report.html
 	@$(BIN)/mristream run deploy/samples/scans --out demo
 
+# Two processes, each with servers of its own: tests wait for servers about half of the time. A file is one process's, so that
+# what it starts serves all of its tests; the long ones come first.
 test: $(VENV)/dev ## Run the tests, against real servers
-	@$(BIN)/python -m pytest -m "not long and not kubernetes" $(TESTS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long and not kubernetes" $(TESTS)
 
 proof: $(VENV)/dev ## Run the tests that take minutes each
 	@$(BIN)/python -m pytest -m "long and not kubernetes"

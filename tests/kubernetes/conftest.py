@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.cache import cache_folder
 from deploy.local.go_programs import find_go, program
 from deploy.local.server import free_port
 from tests.kubernetes import images
@@ -32,11 +34,15 @@ def kubeconfig() -> Iterator[Path]:
             pytest.fail(f"KUBECONFIG names {given}, which is not a file")
         yield Path(given)
         return
-    ran = subprocess.run([images.CLUSTER, "running"], check=False).returncode == 0
-    _cluster("up")
-    yield Path(_cluster("kubeconfig"))
-    if not ran:
-        _cluster("down")
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with (cache_folder() / "cluster.lock").open("w") as lock:
+        # Another run of these tests on this machine would stop the cluster at its end.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ran = subprocess.run([images.CLUSTER, "running"], check=False).returncode == 0
+        _cluster("up")
+        yield Path(_cluster("kubeconfig"))
+        if not ran:
+            _cluster("down")
 
 
 @pytest.fixture(scope="session")
