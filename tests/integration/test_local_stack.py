@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -103,9 +104,14 @@ def next_value(client: Consumer) -> bytes:
     return value
 
 
-def shared_memory() -> set[str]:
-    """Names of the regions that Tritons of ours share with their models."""
-    return {path.name for path in Path("/dev/shm").glob("mristream-*")}
+def abandoned_memory() -> set[str]:
+    """Names of the regions that Tritons of ours shared with their models, and that no process has any more."""
+    regions = {path.name for path in Path("/dev/shm").glob("mristream-*")}
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            text = maps.read_text()
+            regions = {name for name in regions if name not in text}
+    return regions
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
@@ -272,7 +278,7 @@ def test_a_signal_to_the_process_stops_all_servers(
     number: signal.Signals, moment: str, status: int, models: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", STACK_IN_A_PROCESS, str(tmp_path), str(models)]
-    before = shared_memory()
+    before = abandoned_memory()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         assert any(line.startswith(moment) for line in process.stdout), "the stack did not start"
@@ -281,7 +287,7 @@ def test_a_signal_to_the_process_stops_all_servers(
         assert process.wait(TIMEOUT_S) == status
 
     if number != signal.SIGKILL:
-        assert shared_memory() <= before
+        wait_for(lambda: abandoned_memory() <= before, "end of the shared memory")
     # After SIGKILL nobody waits for them: the kernel ends the servers, and Triton's models notice that it has gone.
     wait_for(lambda: processes_in(tmp_path) == [], "end of the servers")
 
