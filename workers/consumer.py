@@ -41,8 +41,9 @@ FULL_TURN_S = 0.02
 LAG_INTERVAL_S = 2.0
 
 # Scans that come while a batch is at work gather, and are the next batch when it ends: models do several at once sooner than
-# several after each other. No longer than this, because a batch may wait for somebody, a slow source for instance.
-GATHER_S = 0.1
+# several after each other. No longer than this: where a scan takes longer, on CPUs, another core is free for the next one;
+# and a batch may wait for somebody, a slow source for instance.
+GATHER_S = 0.02
 # Batches that may be worked on in the place of a full one where they are small.
 SMALL = 4
 
