@@ -21,7 +21,7 @@ import triton_python_backend_utils as pb_utils
 
 # How often each number of streams is tried, and for how many seconds.
 ROUNDS = 5
-MEASURE_S = 0.2
+MEASURE_S = 0.1
 # How much faster fewer streams have to be.
 WORTH = 1.1
 
