@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from deploy.local import cache, maven, server, stack, triton_environment
 from deploy.local.kafka import Kafka
 from deploy.local.server import Report, Server, ServerError, free_port, free_ports, start_together
 from deploy.local.triton import Triton
+from tests.conftest import wait_for
 
 TIMEOUT_S = 10.0
 
@@ -80,13 +81,6 @@ def processes_in(folder: Path) -> list[int]:
         except OSError:  # gone meanwhile, or a zombie
             continue
     return found
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} within {TIMEOUT_S} s"
-        time.sleep(0.02)
 
 
 def test_a_server_serves_and_leaves_no_process(tmp_path: Path) -> None:
@@ -189,7 +183,7 @@ def test_a_server_that_ignores_the_request_to_stop_is_killed_with_its_children(
     with script:
         assert len(processes_in(tmp_path)) == 2
 
-    wait_for(lambda: processes_in(tmp_path) == [], "end of the processes")
+    wait_for(lambda: processes_in(tmp_path) == [], "end of the processes", TIMEOUT_S)
 
 
 def test_servers_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
@@ -207,7 +201,7 @@ with Web(Path({str(tmp_path)!r})):
         assert processes_in(tmp_path) != []
         parent.kill()
 
-    wait_for(lambda: processes_in(tmp_path) == [], "end of the server")
+    wait_for(lambda: processes_in(tmp_path) == [], "end of the server", TIMEOUT_S)
 
 
 def test_servers_start_together_and_one_failure_stops_all_at_once(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from benchmarks.chaos.history import Dead, Expected, Fault, History, Place, Result, Scan
 from workers.errors import Unavailable
-from workers.kafka import make_consumer, make_reader
+from workers.kafka import lane_topics, make_consumer, make_reader
 from workers.messages import HEADER_PREFIX, scan_id_of
 from workers.settings import KafkaSettings
 
@@ -132,7 +132,7 @@ def read(kafka: KafkaSettings, topic: str, *, isolation: str = "read_committed")
 
 def scan_topics(kafka: KafkaSettings) -> list[str]:
     """Where scans come from."""
-    return [topic for topic in (kafka.scans_topic, kafka.stat_topic, kafka.replay_topic) if topic]
+    return list(lane_topics(kafka).values())
 
 
 def ends(kafka: KafkaSettings, topic: str) -> dict[tuple[str, int], int]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from deploy.local.kafka import Kafka
 from deploy.local.server import ServerError, free_ports, start_together
 from deploy.local.stack import Stack
 from deploy.local.triton import Triton
+from tests.conftest import wait_for
 from tests.test_local_server import processes_in
 
 TIMEOUT_S = 30.0
@@ -112,13 +113,6 @@ def abandoned_memory() -> set[str]:
             text = maps.read_text()
             regions = {name for name in regions if name not in text}
     return regions
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} within {TIMEOUT_S:.0f} s"
-        time.sleep(0.05)
 
 
 def test_a_stack_serves_beside_another_and_stops_within_seconds(running: Stack, models: Path, tmp_path: Path) -> None:
@@ -282,14 +276,14 @@ def test_a_signal_to_the_process_stops_all_servers(
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         assert any(line.startswith(moment) for line in process.stdout), "the stack did not start"
-        wait_for(lambda: len(processes_in(tmp_path)) >= 2, "child processes")
+        wait_for(lambda: len(processes_in(tmp_path)) >= 2, "child processes", TIMEOUT_S)
         os.kill(process.pid, number)
         assert process.wait(TIMEOUT_S) == status
 
     if number != signal.SIGKILL:
-        wait_for(lambda: abandoned_memory() <= before, "end of the shared memory")
+        wait_for(lambda: abandoned_memory() <= before, "end of the shared memory", TIMEOUT_S)
     # After SIGKILL nobody waits for them: the kernel ends the servers, and Triton's models notice that it has gone.
-    wait_for(lambda: processes_in(tmp_path) == [], "end of the servers")
+    wait_for(lambda: processes_in(tmp_path) == [], "end of the servers", TIMEOUT_S)
 
 
 def test_an_exception_stops_all_and_a_dead_server_is_noticed(models: Path, tmp_path: Path) -> None:

@@ -8,10 +8,9 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -22,6 +21,7 @@ from deploy.local.redis import Redis
 from deploy.local.s3 import S3
 from deploy.local.triton import Triton
 from deploy.local.worker import WorkerProcess
+from tests.conftest import wait_for
 from tests.integration.security.conftest import ROOT, Broker
 from workers.settings import (
     PREFIX,
@@ -115,14 +115,16 @@ def test_no_secret_is_said_to_those_who_are_turned_away(
     said.append(mristream(wrong, "submit", "--manifest", str(scans), status=1))
     assert [f"FAIL {name}" in said[2] for name in ("kafka", "triton", "store")] == [True] * 3
     with _Worker(tmp_path / "kafka", wrong) as worker:
-        wait_for(lambda: "waiting for kafka: no way into Kafka" in log(worker))
+        wait_for(lambda: "waiting for kafka: no way into Kafka" in log(worker), "a wait for Kafka", TIMEOUT_S)
         said += all_that_shows(worker)
     # Here Kafka and Triton let us in, and neither the store nor the bucket does.
     sent = right.model_copy(update={"kafka": documented.login("submitter")})
     said.append(mristream(sent, "submit", "--manifest", str(scans)))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", WRONG["s3"])
     with _Worker(tmp_path / "store", right.model_copy(update={"store": wrong.store})) as worker:
-        wait_for(lambda: all(f"waiting for {name}: " in log(worker) for name in ("store", "source")))
+        wait_for(
+            lambda: all(f"waiting for {name}: " in log(worker) for name in ("store", "source")), "waits", TIMEOUT_S
+        )
         said += all_that_shows(worker)
 
     assert_nothing_leaks(said, known)
@@ -141,7 +143,7 @@ def test_no_secret_is_said_where_all_goes_well(
     }
     with _Worker(tmp_path / "worker", right) as worker:
         said = [mristream(of("submitter"), "submit", "--manifest", str(scans), "--json")]
-        wait_for(lambda: {"inline", "referenced"} <= segmented(documented.login("reader")))
+        wait_for(lambda: {"inline", "referenced"} <= segmented(documented.login("reader")), "both results", TIMEOUT_S)
         said += all_that_shows(worker)
         said.append(mristream(of("reader"), "results", "--json"))
         said.append(mristream(of("redriver"), "dead", "list", "--json"))
@@ -209,10 +211,3 @@ def page(worker: WorkerProcess, name: str) -> str:
 
 def log(worker: WorkerProcess) -> str:
     return worker.log.read_text()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
