@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from deploy.local.worker import WorkerProcess
 from tests.conftest import wait_for
 from tests.integration.conftest import SAMPLES, read_all_results
 from tests.integration.test_monitoring import send_in_transactions
+from workers.errors import Unavailable
 from workers.group_lag import GroupLag
 from workers.kafka import create_topics, make_consumer, make_producer
+from workers.metrics.lag import Lag
 from workers.progress import Partition
 from workers.settings import Settings
 
@@ -43,8 +45,24 @@ def commit(settings: Settings, topic: str, partition: int, offset: int) -> None:
 def seconds_and_scans(settings: Settings) -> dict[Partition, tuple[float, int]]:
     """What a fresh look finds, where anything waits."""
     with closing(GroupLag(settings.kafka)) as group:
+        seen = look(group)
         now = time.time()
-        return {p: (lag.seconds(now), lag.scans) for p, lag in group.look().items() if lag.since is not None}
+        return {p: (lag.seconds(now), lag.scans) for p, lag in seen.items() if lag.since is not None}
+
+
+def look(group: GroupLag) -> Mapping[Partition, Lag]:
+    """Again while Kafka does not answer, as `mristream lag` does: a partition that was just made may have no leader yet."""
+    seen: dict[Partition, Lag] = {}
+
+    def has_answered() -> bool:
+        try:
+            seen.update(group.look())
+        except Unavailable:
+            return False
+        return True
+
+    wait_for(has_answered, "Kafka's answer")
+    return seen
 
 
 def test_the_age_of_the_oldest_scan_is_known_without_a_worker(settings: Settings) -> None:
@@ -70,10 +88,10 @@ def test_ends_of_transactions_behind_the_last_scan_are_no_lag(settings: Settings
     scans = settings.kafka.scans_topic
     send_in_transactions(settings, partition=0, scans=3)
     with closing(GroupLag(settings.kafka)) as group:
-        before = group.look()[Partition(scans, 0)]
+        before = look(group)[Partition(scans, 0)]
         # Three scans and three ends; the last scan stands at offset 4, and what is committed is the one behind it.
         commit(settings, scans, 0, 5)
-        after = group.look()[Partition(scans, 0)]
+        after = look(group)[Partition(scans, 0)]
         with closing(make_consumer(settings.kafka)) as consumer:
             _, end = consumer.get_watermark_offsets(TopicPartition(scans, 0), timeout=10)
 
@@ -82,7 +100,7 @@ def test_ends_of_transactions_behind_the_last_scan_are_no_lag(settings: Settings
         assert (after.scans, after.since) == (0, None)
 
         send(settings, scans, 0, int(time.time() * 1000))
-        assert group.look()[Partition(scans, 0)].since is not None
+        assert look(group)[Partition(scans, 0)].since is not None
 
 
 @contextmanager
