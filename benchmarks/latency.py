@@ -1,10 +1,13 @@
 """Latency against load: scans that come when they come, whatever the platform is at.
 
-    python -m benchmarks.latency [--seconds 60] [--shares 0.1 0.25 0.5 …] [--slices FOLDER] [--out FOLDER]
+    python -m benchmarks.latency [--rounds 5] [--seconds 20] [--shares 0.1 0.25 0.5 …] [--slices FOLDER] [--out FOLDER]
 
-First one scan at a time, then the highest rate with a backlog, then open-loop arrivals (Poisson) at shares of that rate.
+In each round the highest rate with a backlog, then one scan at a time, then open-loop arrivals (Poisson) at shares of that
+rate. Machines that others use too change their speed: what is compared, such as the latency at half load with that of one
+scan alone, lies within one round, and the median of the rounds is what counts. Prints it with the spread.
+
 A scan's latency counts from the moment at which it was due to be sent to the moment at which a reader of committed results
-has its result: a sender that is late, or a queue, is in it (no coordinated omission). Prints a table.
+has its result: a sender that is late, or a queue, is in it (no coordinated omission).
 
 With --out it measures the highest rate with models that answer at once too, and writes figures.json, which is what
 `mristream plan-capacity --figures` reads, and latency.png.
@@ -19,13 +22,16 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
+from benchmarks.backlog import spread
 from benchmarks.chaos.null_models import is_segmented, write_null_models
 from benchmarks.processes import cpu_s
 from benchmarks.stand import machine, settings_for, small_slices
@@ -37,10 +43,10 @@ from workers.kafka import create_topics
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARES = (0.1, 0.25, 0.5, 0.7, 0.8, 0.9)
-_ALONE = 100
+_ALONE = 50
 # The first ones open connections, batches grow to the size that pays, and Kafka compiles what it does often.
 WARM_UP = 300
-_BACKLOG = 1000
+_BACKLOG = 600
 # Ten seconds or so, with models that answer at once.
 _LONG_BACKLOG = 10_000
 
@@ -88,10 +94,20 @@ class Bench:
         return float(np.mean([path.stat().st_size for path in self.masks.rglob("*.png")]))
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Everything once."""
+
+    highest: Highest
+    alone: Load
+    loads: tuple[Load, ...]
+
+
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each load")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each load, in each round")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the highest rate, rising")
     parser.add_argument(
         "--slices", type=Path, help="files of brain MRI, sent as they are  [default: small JPEG slices]"
@@ -103,22 +119,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with Bench(folder / "real", given.model_repository, slices) as bench:
-            alone, unit, loads = measure(bench, given.shares, given.seconds)
+            bench.watch.at([0.0] * WARM_UP)
+            rounds = [measure(bench, given.shares, given.seconds, number) for number in range(given.rounds)]
             sizes = {"result_bytes": bench.watch.result_bytes, "mask_bytes": bench.mean_mask_bytes()}
-        print(f"\n{machine()}\nhighest rate: {describe(unit)}")
+        print(f"\n{machine()}\n{summary(rounds)}")
         if not given.out:
             return
         easy = [each for each in slices if is_segmented(each)]
         with Bench(folder / "free", write_null_models(folder / "models"), easy) as bench:
             bench.watch.at([0.0] * _BACKLOG)
-            worker = bench.highest(_LONG_BACKLOG)
+            worker = median_highest([bench.highest(_LONG_BACKLOG) for _ in range(given.rounds)])
         print(f"with models that answer at once: {describe(worker)}")
+    alone, loads = median_loads(rounds)
     figures = Figures(
         machine=machine(),
         measured_on=f"{datetime.now(UTC):%Y-%m-%d}",
         cores=len(os.sched_getaffinity(0)),
         device="cpu",
-        unit=unit,
+        unit=median_highest([each.highest for each in rounds]),
         worker=worker,
         alone=alone,
         loads=tuple(loads),
@@ -127,7 +145,7 @@ def main() -> None:
     )
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "figures.json").write_text(rounded(figures).model_dump_json(indent=1) + "\n")
-    draw(alone, loads, given.out / "latency.png")
+    draw(rounds, given.out / "latency.png")
 
 
 def read_slices(folder: Path | None) -> list[bytes]:
@@ -135,21 +153,54 @@ def read_slices(folder: Path | None) -> list[bytes]:
     return small_slices() if folder is None else [path.read_bytes() for path in sorted(folder.iterdir())]
 
 
-def measure(bench: Bench, shares: Sequence[float], seconds: float) -> tuple[Load, Highest, list[Load]]:
-    """One scan at a time, the highest rate, and each share of it."""
-    bench.watch.at([0.0] * WARM_UP)
-    alone_s = bench.watch.one_at_a_time(_ALONE)
+def measure(bench: Bench, shares: Sequence[float], seconds: float, number: int) -> Round:
+    """The highest rate, one scan at a time, and each share of that rate, with arrivals of this round's own."""
     highest = bench.highest(_BACKLOG)
-    print("share   rate/s   scans   p50 ms   p90 ms   p99 ms    worst")
+    print(f"highest rate: {describe(highest)}\n  share   rate/s   scans   p50 ms   p90 ms   p99 ms    worst")
+    alone_s = bench.watch.one_at_a_time(_ALONE)
     alone = load_of(0.0, 1 / float(np.mean(alone_s)), alone_s)
     print(row(alone), flush=True)
     loads = []
     for share in shares:
         rate = share * highest.scans_per_s
-        arrivals = poisson(max(100, int(rate * seconds)), rate, f"{share}")
+        arrivals = poisson(max(100, int(rate * seconds)), rate, f"{share} {number}")
         loads.append(load_of(share, rate, bench.watch.at(arrivals)))
         print(row(loads[-1]), flush=True)
-    return alone, highest, loads
+    return Round(highest, alone, tuple(loads))
+
+
+def median_highest(rates: Sequence[Highest]) -> Highest:
+    """Each figure's median."""
+    core_ms = {name: median(getattr(each.core_ms, name) for each in rates) for name in CoreMs.model_fields}
+    return Highest(scans_per_s=median(each.scans_per_s for each in rates), core_ms=CoreMs(**core_ms))
+
+
+def median_loads(rounds: Sequence[Round]) -> tuple[Load, list[Load]]:
+    """One scan alone, and each load: each figure's median, but the worst of all and the number of all scans."""
+    return _median_load([each.alone for each in rounds]), [
+        _median_load(loads) for loads in zip(*(each.loads for each in rounds), strict=True)
+    ]
+
+
+def _median_load(loads: Sequence[Load]) -> Load:
+    middle = {
+        name: median(getattr(each, name) for each in loads) for name in ("scans_per_s", "p50_ms", "p90_ms", "p99_ms")
+    }
+    worst_ms = max(each.worst_ms for each in loads)
+    return Load(share=loads[0].share, scans=sum(each.scans for each in loads), worst_ms=worst_ms, **middle)
+
+
+def summary(rounds: Sequence[Round]) -> str:
+    """The spread of the rounds, and how many times one scan alone each load's latencies are, within a round."""
+    rates = spread([each.highest.scans_per_s for each in rounds])
+    lines = [f"highest rate, scans/s: {rates}", f"one alone, p50 ms: {spread([each.alone.p50_ms for each in rounds])}"]
+    for loads in zip(*(each.loads for each in rounds), strict=True):
+        lines.append(f"at {loads[0].share:g} of it, {median(load.scans_per_s for load in loads):.1f} scans/s")
+        for name in ("p50", "p99"):
+            of_each = [getattr(load, f"{name}_ms") for load in loads]
+            times = [one / each.alone.p50_ms for one, each in zip(of_each, rounds, strict=True)]
+            lines.append(f"  {name} ms: {spread(of_each)}   times one alone: {spread(times)}")
+    return "\n".join(lines)
 
 
 def load_of(share: float, rate: float, latencies_s: Sequence[float]) -> Load:
@@ -169,7 +220,7 @@ def load_of(share: float, rate: float, latencies_s: Sequence[float]) -> Load:
 def row(load: Load) -> str:
     """A line of the table."""
     return (
-        f"{load.share:5.2f} {load.scans_per_s:8.1f} {load.scans:7d} {load.p50_ms:8.1f} {load.p90_ms:8.1f} "
+        f"{load.share:7.2f} {load.scans_per_s:8.1f} {load.scans:7d} {load.p50_ms:8.1f} {load.p90_ms:8.1f} "
         f"{load.p99_ms:8.1f} {load.worst_ms:8.1f}"
     )
 
@@ -187,21 +238,20 @@ def rounded(figures: Figures) -> Figures:
     )
 
 
-def draw(alone: Load, loads: Sequence[Load], path: Path) -> None:
-    """Latency against load, as a picture."""
+def draw(rounds: Sequence[Round], path: Path) -> None:
+    """Latency against load, the rounds' spread as bands, as a picture."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for name in ("p50", "p90", "p99"):
-        axes.plot(
-            [each.scans_per_s for each in loads],
-            [getattr(each, f"{name}_ms") for each in loads],
-            marker="o",
-            label=name,
-        )
+    alone, loads = median_loads(rounds)
+    rates = [each.scans_per_s for each in loads]
+    for name in ("p50_ms", "p90_ms", "p99_ms"):
+        of_rounds = [[getattr(load, name) for load in each.loads] for each in rounds]
+        axes.plot(rates, [getattr(each, name) for each in loads], marker="o", label=name[:3])
+        axes.fill_between(rates, np.min(of_rounds, axis=0), np.max(of_rounds, axis=0), alpha=0.15)
     axes.axhline(alone.p50_ms, color="gray", linestyle=":", label="one scan alone, p50")
     axes.set(xlabel="scans a second (Poisson arrivals)", ylabel="latency, ms", yscale="log")
-    axes.set_title("From due to be sent to committed result")
+    axes.set_title(f"From due to be sent to committed result: median and spread of {len(rounds)} rounds")
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)

@@ -103,7 +103,9 @@ class Publishing:
         if finished and (is_urgent or is_old or len(finished) >= self._settings.checkpoint_scans):
             self._oldest_finished_at = None
             self._outcomes = finished
-            members = [lane.member() for lane in lanes]
+            # The client's own thread is asked for each place: only for those whose offsets move.
+            topics = {outcome.message.partition.topic for outcome in finished}
+            members = [lane.member() for lane in lanes if lane.topic in topics]
             self._checkpoint = self._thread.submit(self._publish, finished, members)
 
     def open(self, lane: Lane, partitions: Sequence[Partition], delay_s: float = 0.0) -> None:
