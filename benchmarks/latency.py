@@ -80,11 +80,16 @@ class Bench:
 
     def highest(self, scans: int) -> Highest:
         """The rate at which a backlog of so many is worked off, from the first sent to the last result."""
-        before, started = self._cpu_s(), time.perf_counter()
-        self.watch.at([0.0] * scans)
-        seconds, after = time.perf_counter() - started, self._cpu_s()
-        core_ms = {name: (after[name] - before[name]) / scans * 1000 for name in after}
-        return Highest(scans_per_s=scans / seconds, core_ms=CoreMs(**core_ms))
+        started = time.perf_counter()
+        _, core_ms = self.at([0.0] * scans)
+        return Highest(scans_per_s=scans / (time.perf_counter() - started), core_ms=core_ms)
+
+    def at(self, times_s: Sequence[float]) -> tuple[list[float], CoreMs]:
+        """Latencies of scans that are due at these times from now, in seconds, and what is computed for one of them."""
+        before = self._cpu_s()
+        latencies_s = self.watch.at(times_s)
+        after = self._cpu_s()
+        return latencies_s, CoreMs(**{name: (after[name] - before[name]) / len(times_s) * 1000 for name in after})
 
     def _cpu_s(self) -> dict[str, float]:
         return cpu_s(self._servers, [self._worker])
@@ -156,7 +161,8 @@ def read_slices(folder: Path | None) -> list[bytes]:
 def measure(bench: Bench, shares: Sequence[float], seconds: float, number: int) -> Round:
     """The highest rate, one scan at a time, and each share of that rate, with arrivals of this round's own."""
     highest = bench.highest(_BACKLOG)
-    print(f"highest rate: {describe(highest)}\n  share   rate/s   scans   p50 ms   p90 ms   p99 ms    worst")
+    print(f"highest rate: {describe(highest)}")
+    print("  share   rate/s   scans   p50 ms   p90 ms   p99 ms    worst   core-ms a scan")
     alone_s = bench.watch.one_at_a_time(_ALONE)
     alone = load_of(0.0, 1 / float(np.mean(alone_s)), alone_s)
     print(row(alone), flush=True)
@@ -164,8 +170,9 @@ def measure(bench: Bench, shares: Sequence[float], seconds: float, number: int) 
     for share in shares:
         rate = share * highest.scans_per_s
         arrivals = poisson(max(100, int(rate * seconds)), rate, f"{share} {number}")
-        loads.append(load_of(share, rate, bench.watch.at(arrivals)))
-        print(row(loads[-1]), flush=True)
+        latencies_s, core_ms = bench.at(arrivals)
+        loads.append(load_of(share, rate, latencies_s))
+        print(f"{row(loads[-1])}   {parts(core_ms)}", flush=True)
     return Round(highest, alone, tuple(loads))
 
 
@@ -233,8 +240,12 @@ def row(load: Load) -> str:
 
 def describe(highest: Highest) -> str:
     """A rate, and who computes how much for it."""
-    parts = "  ".join(f"{name} {ms:.2f}" for name, ms in highest.core_ms)
-    return f"{highest.scans_per_s:.1f} scans/s   core-ms a scan: {parts}"
+    return f"{highest.scans_per_s:.1f} scans/s   core-ms a scan: {parts(highest.core_ms)}"
+
+
+def parts(core_ms: CoreMs) -> str:
+    """By process."""
+    return "  ".join(f"{name} {ms:.2f}" for name, ms in core_ms)
 
 
 def rounded(figures: Figures) -> Figures:
