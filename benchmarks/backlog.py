@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.chaos.watch import unpublished
-from benchmarks.processes import cpu_s
+from benchmarks.processes import core_ms, cpu_s
 from benchmarks.stand import settings_for
 from deploy.local.stack import Stack
 from deploy.local.worker import WorkerProcess
@@ -84,9 +84,8 @@ def work_off(
             time.sleep(1.0)
         after = cpu_s(servers, [worker.pid])
     times = [m.timestamp()[1] for m in read_topic(settings.kafka, settings.kafka.results_topic, follow=False) if m]
-    done = scans - started
     rate = (len(times) - 1) / (max(times) - min(times)) * 1000
-    return Measured(rate, {name: (after[name] - before[name]) / done * 1000 for name in after})
+    return Measured(rate, core_ms(before, after, scans - started))
 
 
 def send(kafka: KafkaSettings, slices: Sequence[bytes], count: int) -> None:

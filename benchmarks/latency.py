@@ -33,7 +33,7 @@ import numpy as np
 
 from benchmarks.backlog import spread
 from benchmarks.chaos.null_models import is_segmented, write_null_models
-from benchmarks.processes import cpu_s
+from benchmarks.processes import core_ms, cpu_s
 from benchmarks.stand import machine, settings_for, small_slices
 from benchmarks.stopwatch import Stopwatch, poisson
 from deploy.local.stack import Stack
@@ -81,15 +81,15 @@ class Bench:
     def highest(self, scans: int) -> Highest:
         """The rate at which a backlog of so many is worked off, from the first sent to the last result."""
         started = time.perf_counter()
-        _, core_ms = self.at([0.0] * scans)
-        return Highest(scans_per_s=scans / (time.perf_counter() - started), core_ms=core_ms)
+        _, computed = self.at([0.0] * scans)
+        return Highest(scans_per_s=scans / (time.perf_counter() - started), core_ms=computed)
 
     def at(self, times_s: Sequence[float]) -> tuple[list[float], CoreMs]:
         """Latencies of scans that are due at these times from now, in seconds, and what is computed for one of them."""
         before = self._cpu_s()
         latencies_s = self.watch.at(times_s)
         after = self._cpu_s()
-        return latencies_s, CoreMs(**{name: (after[name] - before[name]) / len(times_s) * 1000 for name in after})
+        return latencies_s, CoreMs(**core_ms(before, after, len(times_s)))
 
     def _cpu_s(self) -> dict[str, float]:
         return cpu_s(self._servers, [self._worker])
@@ -170,16 +170,16 @@ def measure(bench: Bench, shares: Sequence[float], seconds: float, number: int) 
     for share in shares:
         rate = share * highest.scans_per_s
         arrivals = poisson(max(100, int(rate * seconds)), rate, f"{share} {number}")
-        latencies_s, core_ms = bench.at(arrivals)
+        latencies_s, computed = bench.at(arrivals)
         loads.append(load_of(share, rate, latencies_s))
-        print(f"{row(loads[-1])}   {parts(core_ms)}", flush=True)
+        print(f"{row(loads[-1])}   {parts(computed)}", flush=True)
     return Round(highest, alone, tuple(loads))
 
 
 def median_highest(rates: Sequence[Highest]) -> Highest:
     """Each figure's median."""
-    core_ms = {name: median(getattr(each.core_ms, name) for each in rates) for name in CoreMs.model_fields}
-    return Highest(scans_per_s=median(each.scans_per_s for each in rates), core_ms=CoreMs(**core_ms))
+    computed = {name: median(getattr(each.core_ms, name) for each in rates) for name in CoreMs.model_fields}
+    return Highest(scans_per_s=median(each.scans_per_s for each in rates), core_ms=CoreMs(**computed))
 
 
 def over_rounds(rounds: Sequence[Round]) -> tuple[Load, list[Load]]:
@@ -207,10 +207,10 @@ def summary(rounds: Sequence[Round]) -> str:
     """The spread of the rounds, and how many times one scan alone each load's latencies are, within a round."""
     rates = spread([each.highest.scans_per_s for each in rounds])
     lines = [f"highest rate, scans/s: {rates}", f"one alone, p50 ms: {spread([each.alone.p50_ms for each in rounds])}"]
-    for loads in zip(*(each.loads for each in rounds), strict=True):
-        lines.append(f"at {loads[0].share:g} of it, {median(load.scans_per_s for load in loads):.1f} scans/s")
+    for number, load in enumerate(over_rounds(rounds)[1]):
+        lines.append(f"at {load.share:g} of it, {load.scans_per_s:.1f} scans/s")
         for name in ("p50", "p99"):
-            of_each = [getattr(load, f"{name}_ms") for load in loads]
+            of_each = [getattr(each.loads[number], f"{name}_ms") for each in rounds]
             times = [one / each.alone.p50_ms for one, each in zip(of_each, rounds, strict=True)]
             lines.append(f"  {name} ms: {spread(of_each)}   times one alone: {spread(times)}")
     return "\n".join(lines)
@@ -243,9 +243,9 @@ def describe(highest: Highest) -> str:
     return f"{highest.scans_per_s:.1f} scans/s   core-ms a scan: {parts(highest.core_ms)}"
 
 
-def parts(core_ms: CoreMs) -> str:
+def parts(computed: CoreMs) -> str:
     """By process."""
-    return "  ".join(f"{name} {ms:.2f}" for name, ms in core_ms)
+    return "  ".join(f"{name} {ms:.2f}" for name, ms in computed)
 
 
 def rounded(figures: Figures) -> Figures:
@@ -260,13 +260,13 @@ def draw(rounds: Sequence[Round], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    rates = [median(load.scans_per_s for load in loads) for loads in zip(*(each.loads for each in rounds), strict=True)]
+    alone, loads = over_rounds(rounds)
+    rates = [each.scans_per_s for each in loads]
     for name in ("p50", "p90", "p99"):
         of_rounds = np.array([[getattr(load, f"{name}_ms") for load in each.loads] for each in rounds])
         axes.plot(rates, np.median(of_rounds, axis=0), marker="o", label=name)
         axes.fill_between(rates, of_rounds.min(axis=0), of_rounds.max(axis=0), alpha=0.15)
-    alone_ms = median(each.alone.p50_ms for each in rounds)
-    axes.axhline(alone_ms, color="gray", linestyle=":", label="one scan alone, p50")
+    axes.axhline(alone.p50_ms, color="gray", linestyle=":", label="one scan alone, p50")
     axes.set(xlabel="scans a second (Poisson arrivals)", ylabel="latency, ms", yscale="log")
     axes.set_title(f"From due to be sent to committed result: median and spread of {len(rounds)} rounds")
     axes.grid(visible=True, which="both", alpha=0.3)

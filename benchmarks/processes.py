@@ -26,6 +26,11 @@ def cpu_s(servers: Mapping[str, int], workers: Sequence[int]) -> dict[str, float
     return {**seconds, "worker": own, "decoders": sum(map(tree_cpu_s, workers)) - own}
 
 
+def core_ms(before_s: Mapping[str, float], after_s: Mapping[str, float], scans: int) -> dict[str, float]:
+    """What was computed for one of so many scans between two looks at `cpu_s`, in ms of one core, by process."""
+    return {name: (after_s[name] - before_s[name]) / scans * 1000 for name in after_s}
+
+
 def tree_cpu_s(pid: int) -> float:
     """Seconds that a process and all its children have computed, those that have ended included."""
     return sum(_cpu_ticks(pid)) / _TICKS + sum(map(tree_cpu_s, children(pid)))

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.peers.contestants import CONTESTANTS, ROOT, Contestant, Running
-from benchmarks.processes import tree_cpu_s
+from benchmarks.processes import core_ms, tree_cpu_s
 from benchmarks.stand import machine, settings_for, small_slices
 from benchmarks.stopwatch import Stopwatch, poisson
 from deploy.local.stack import Stack
@@ -120,9 +120,9 @@ class Bench:
         with contestant.start(self._stack, folder, settings) as running:
             with make_stopwatch("backlog") as watch:
                 _warm_up(watch, settings.kafka)
-                rate, core_ms = self._work_off(running, watch)
+                rate, computed = self._work_off(running, watch)
             if not arrivals_s:
-                return Measured(contestant.name, rate, core_ms)
+                return Measured(contestant.name, rate, computed)
             with make_stopwatch("arrival") as watch:
                 watch.one_at_a_time(10)  # the first ones open connections
                 latencies_s = watch.at(arrivals_s)
@@ -132,7 +132,7 @@ class Bench:
         if masks < scans:
             raise RuntimeError(f"{contestant.name} has kept {masks} masks of {scans} scans")
         p50, p99 = np.percentile(latencies_s, (50, 99)) * 1000
-        return Measured(contestant.name, rate, core_ms, float(p50), float(p99))
+        return Measured(contestant.name, rate, computed, float(p50), float(p99))
 
     def _work_off(self, running: Running, watch: Stopwatch) -> tuple[float, dict[str, float]]:
         with running.held():
@@ -140,8 +140,8 @@ class Bench:
             before = {name: tree_cpu_s(pid) for name, pid in running.processes.items()}
             started = time.perf_counter()
         seconds = max(watch.wait(sent)) - started
-        core_ms = {name: (tree_cpu_s(pid) - before[name]) * 1000 / len(sent) for name, pid in running.processes.items()}
-        return len(sent) / seconds, core_ms
+        after = {name: tree_cpu_s(pid) for name, pid in running.processes.items()}
+        return len(sent) / seconds, core_ms(before, after, len(sent))
 
 
 def _warm_up(watch: Stopwatch, kafka: KafkaSettings) -> None:
