@@ -10,13 +10,13 @@ import shutil
 import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local.prometheus import TRITON, WORKERS, Prometheus
+from deploy.local.server import open_local
 from deploy.local.stack import Stack
 from deploy.local.worker import WorkerProcess
 from workers.errors import UserError
@@ -319,10 +319,8 @@ def _say_what_is_waited_for(name: str, worker: WorkerProcess, said: str, report:
 
 def _waiting_for(worker: WorkerProcess) -> str:
     """What the worker says that it waits for, with the reason from its log; empty if it waits for nothing."""
-    # Whatever proxy the environment names can't reach this very machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(worker.url("/readyz"), timeout=2):
+        with open_local(worker.url("/readyz"), timeout_s=2):
             return ""
     except urllib.error.HTTPError as answer:
         names: list[str] = json.loads(answer.read())["waiting_for"]

@@ -8,7 +8,6 @@ import shutil
 import time
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import yaml
 
 from deploy.local import debian
 from deploy.local.cache import cache_folder
-from deploy.local.server import Report, Server, ServerError, free_port, silent
+from deploy.local.server import Report, Server, ServerError, free_port, open_local, silent
 
 RULES = Path(__file__).parents[1] / "monitoring" / "rules"
 # What the rules and dashboards call those whom it scrapes.
@@ -115,7 +114,7 @@ class Prometheus(Server):
     def ready(self) -> bool:
         """Whether it answers queries."""
         try:
-            with _open(f"{self.url}/-/ready"):
+            with open_local(f"{self.url}/-/ready", _TIMEOUT_S):
                 return True
         except OSError:
             return False
@@ -146,7 +145,7 @@ class Prometheus(Server):
     def _ask(self, what: str, parameters: dict[str, str]) -> Any:
         url = f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         try:
-            with _open(url) as answer:
+            with open_local(url, _TIMEOUT_S) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as problem:
             reason = json.load(problem)["error"]
@@ -180,8 +179,3 @@ def _program(name: str) -> Path:
 
 def _duration(seconds: float) -> str:
     return f"{round(seconds * 1000)}ms"
-
-
-def _open(url: str) -> Any:
-    # Whatever proxy the environment names can't reach this very machine.
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=_TIMEOUT_S)

@@ -12,7 +12,7 @@ from pathlib import Path
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from deploy.local.server import Report, Server, free_ports, silent
+from deploy.local.server import Report, Server, free_ports, open_local, silent
 from deploy.local.triton_environment import TritonEnvironment, triton_environment
 
 _PROBE_TIMEOUT_S = 1.0
@@ -139,7 +139,7 @@ class Triton(Server):
         }
 
     def ready(self) -> bool:
-        """Whether the server is ready by gRPC, which it is when each of its models is."""
+        """Whether the server is ready by gRPC, which it is when each of its models is, and shows its metrics."""
         # gRPC would ask the network's proxy for 127.0.0.1 too.
         cert_file, key_file = self._security.client if self._security else (None, None)
         client = tritonclient.grpc.InferenceServerClient(
@@ -151,8 +151,12 @@ class Triton(Server):
             channel_args=[("grpc.enable_http_proxy", 0)],
         )
         try:
-            return bool(client.is_server_ready(client_timeout=_PROBE_TIMEOUT_S))
-        except InferenceServerException:
+            if not client.is_server_ready(client_timeout=_PROBE_TIMEOUT_S):
+                return False
+            # It starts with gRPC and ends with these.
+            with open_local(self.metrics_url, _PROBE_TIMEOUT_S):
+                return True
+        except (InferenceServerException, OSError):
             return False
         finally:
             client.close()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-from deploy.local.server import Server, ServerError, free_port
+from deploy.local.server import Server, ServerError, free_port, open_local
 from workers.settings import PREFIX, Settings
+
+_PROBE_TIMEOUT_S = 5.0
 
 
 class WorkerProcess(Server):
@@ -48,9 +48,7 @@ class WorkerProcess(Server):
     def ready(self) -> bool:
         """Whether it has partitions and its models answer."""
         try:
-            # Whatever proxy the environment names can't reach this very machine.
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(self.url("/readyz"), timeout=5) as answer:
+            with open_local(self.url("/readyz"), _PROBE_TIMEOUT_S) as answer:
                 return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
+        except OSError:
             return False
