@@ -148,6 +148,13 @@ def test_bytes_are_those_of_a_day_and_of_the_peak() -> None:
     assert volume.mask_bytes_per_day == pytest.approx(15 * 3600 * 1000)
 
 
+def test_kafka_keeps_references_to_large_scans_and_not_the_scans() -> None:
+    volume = make_plan(FIGURES, day(10, 5, scan_bytes=50_000_000, retention_days=2)).volume
+
+    assert volume.peak_bytes_per_s == pytest.approx(500_000_000)
+    assert volume.kafka_bytes == pytest.approx(2 * 15 * 3600 * 2 * FIGURES.result_bytes)
+
+
 def test_a_higher_load_that_was_luckier_counts_as_no_faster() -> None:
     lucky = replaced(loads=(load(0.1, 100), load(0.5, 500), load(0.9, 400)))
 

@@ -20,10 +20,13 @@ import numpy as np
 
 from workers.errors import UserError
 from workers.figures import CoreMs, Figures, Load
+from workers.settings import KafkaSettings
 
 HOURS = 24
 # Beyond this the numbers are wrong, or the way of planning is.
 MOST_STATIONS = 10_000
+# Larger scans are submitted by reference.
+LARGEST_INLINE: int = KafkaSettings.model_fields["max_inline_bytes"].default
 # A terabyte and a century: likewise.
 LARGEST_SCAN = 10**12
 LONGEST_DAYS = 36_525
@@ -292,8 +295,10 @@ def _cores(core_ms: CoreMs, demand: Demand, workers: int) -> Cores:
 def _volume(figures: Figures, demand: Demand) -> Volume:
     scans_per_day = sum(demand.scans_per_hour)
     scan_bytes = demand.scan_bytes or figures.scan_bytes
+    # A reference to a scan takes no more than its result.
+    in_kafka = scan_bytes if scan_bytes <= LARGEST_INLINE else figures.result_bytes
     return Volume(
         peak_bytes_per_s=max(demand.scans_per_hour) / 3600 * scan_bytes,
-        kafka_bytes=scans_per_day * demand.retention_days * (scan_bytes + figures.result_bytes),
+        kafka_bytes=scans_per_day * demand.retention_days * (in_kafka + figures.result_bytes),
         mask_bytes_per_day=scans_per_day * figures.mask_bytes,
     )

@@ -12,10 +12,9 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from workers.capacity import HOURS, Demand, Hour, Plan, make_plan
+from workers.capacity import HOURS, LARGEST_INLINE, Demand, Hour, Plan, make_plan
 from workers.errors import UserError
 from workers.figures import SHIPPED, Figures, read_figures
-from workers.settings import KafkaSettings
 from workers.terminal import JSON_OPTION, printable
 
 _COLUMNS = ["hour", "scans"]
@@ -207,10 +206,10 @@ def _notes(figures: Figures, demand: Demand, gpu_scans_per_s: float | None) -> I
             f"Not measured: scans of {_size(scan_bytes)}. The figures are of scans of {_size(figures.scan_bytes)}; larger ones "
             "cost more to decode. Measure yours: python -m benchmarks.latency --slices FOLDER --out FOLDER."
         )
-    largest = KafkaSettings.model_fields["max_inline_bytes"].default
-    if scan_bytes > largest:
+    if scan_bytes > LARGEST_INLINE:
         yield (
-            f"Scans above {_size(largest)} travel by reference: their bytes burden the place where they lie, and not Kafka."
+            f"Scans above {_size(LARGEST_INLINE)} travel by reference: their bytes burden the place where they lie, and not "
+            "Kafka."
         )
 
 

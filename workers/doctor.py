@@ -20,7 +20,7 @@ from deploy.local.cache import cache_folder
 from workers import __version__
 from workers.errors import Unavailable, UserError
 from workers.inference import TritonModels
-from workers.kafka import Hidden, find_topics
+from workers.kafka import Hidden, find_topics, lane_topics
 from workers.settings import Settings
 from workers.stores import open_store
 
@@ -113,8 +113,7 @@ def _version(name: str) -> str | None:
 
 def _kafka(settings: Settings) -> Check:
     kafka = settings.kafka
-    lanes = [name for name in (kafka.scans_topic, kafka.stat_topic, kafka.replay_topic) if name]
-    rights = dict.fromkeys(lanes, AclOperation.READ) | dict.fromkeys(
+    rights = dict.fromkeys(lane_topics(kafka).values(), AclOperation.READ) | dict.fromkeys(
         (kafka.results_topic, kafka.dead_topic), AclOperation.WRITE
     )
 

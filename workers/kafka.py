@@ -62,8 +62,11 @@ def connection(settings: KafkaSettings) -> dict[str, str]:
     return given | {name: value.get_secret_value() for name, value in settings.client.items()}
 
 
-def make_consumer(settings: KafkaSettings) -> Consumer:
-    """A consumer of the worker's group; offsets are committed by the publisher's transactions only."""
+def make_consumer(settings: KafkaSettings, heard: Callable[[KafkaError], None] | None = None) -> Consumer:
+    """A consumer of the worker's group; offsets are committed by the publisher's transactions only.
+
+    `heard` is told what goes wrong with its connections, by whoever polls it; without it, that is logged.
+    """
     config: Config = {
         "group.id": settings.group_id,
         "group.protocol": settings.group_protocol,
@@ -82,6 +85,8 @@ def make_consumer(settings: KafkaSettings) -> Consumer:
         "receive.message.max.bytes": 2 * LARGEST_MESSAGE,
         "fetch.max.bytes": LARGEST_MESSAGE,
     }
+    if heard is not None:
+        config["error_cb"] = heard
     if settings.group_protocol == "classic":
         config["partition.assignment.strategy"] = "cooperative-sticky"
     # Whoever began at the end of a topic, by a slip in the settings, would lose what had come before.
@@ -152,7 +157,9 @@ def find_topics(
     Raises Unavailable while no broker answers or lets us in.
     """
     problems: list[KafkaError] = []
-    admin = _make(AdminClient, settings, {"error_cb": problems.append}, logger)
+    # Brokers that come back while they are asked for are found soon: the client's own longest pause is 10 s.
+    config: Config = {"error_cb": problems.append, "reconnect.backoff.max.ms": 1000}
+    admin = _make(AdminClient, settings, config, logger)
     asked = admin.describe_topics(
         TopicCollection(list(names)), include_authorized_operations=True, request_timeout=ADMIN_TIMEOUT_S
     )
@@ -200,8 +207,7 @@ def create_topics(
 
     Each partition of `results` and `scans.dead` may be as large as the scans' own, so all get the same count.
     """
-    lanes = (settings.scans_topic, settings.stat_topic, settings.replay_topic)
-    topics = find_topics(settings, [name for name in (*lanes, settings.results_topic, settings.dead_topic) if name])
+    topics = find_topics(settings, [*lane_topics(settings).values(), settings.results_topic, settings.dead_topic])
     hidden = [name for name, topic in topics.items() if topic is Hidden.NOT_ALLOWED]
     if hidden:
         log.warning("Kafka lets us neither read nor write %s: should it? See docs/security.md", ", ".join(hidden))

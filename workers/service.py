@@ -32,10 +32,11 @@ from workers.kafka import (
     make_transactional_producer,
     transactional_id,
 )
+from workers.kafka_watch import KafkaWatch
 from workers.lane import Lane
 from workers.metrics import Metrics
 from workers.pipeline import Pipeline
-from workers.retry import GaveUp, Patience
+from workers.retry import Patience
 from workers.settings import KafkaSettings, Settings
 from workers.sources import Sources
 from workers.stores import open_store
@@ -74,9 +75,9 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
             timeout_s=settings.source.timeout_s,
             allowed_prefixes=settings.source.allowed_prefixes,
         )
-        lanes = _lanes(settings.kafka)
+        watch = resources.enter_context(KafkaWatch(settings.kafka, patience))
         worker = Worker(
-            lanes=lanes,
+            lanes=_lanes(settings.kafka, watch),
             publisher=_publisher(settings.kafka, passed),
             pipeline=Pipeline(
                 sources=sources,
@@ -108,8 +109,8 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
             signal.signal(number, lambda again, frame: _exit_at_once(128 + again))
             log.info("%s: finishing what is in flight", signal.Signals(number).name)
             worker.stop()
-            if worker.turned_at is None:  # still waiting for Kafka, and nothing to finish
-                patience.stop()
+            if worker.turned_at is None:  # still waiting for Kafka, which may take long to say nothing
+                _exit_at_once(0)
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
@@ -128,10 +129,7 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
             ) from problem
         resources.enter_context(health)
         log.info("metrics and health on port %d", health.port)
-        try:
-            patience.insist("kafka", lambda: create_topics(settings.kafka))
-        except GaveUp:
-            return
+        patience.insist("kafka", lambda: create_topics(settings.kafka))
         # What start-up has made stays for good: the garbage collector need not look through it again and again.
         gc.freeze()
         try:
@@ -146,9 +144,9 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
         log.info("drained")
 
 
-def _lanes(settings: KafkaSettings) -> list[Lane]:
+def _lanes(settings: KafkaSettings, watch: KafkaWatch) -> list[Lane]:
     """In the order of their priority."""
-    return [Lane(name, topic, make_consumer(settings)) for name, topic in lane_topics(settings).items()]
+    return [Lane(name, topic, make_consumer(settings, watch.heard)) for name, topic in lane_topics(settings).items()]
 
 
 def _publisher(settings: KafkaSettings, passed: Passed) -> Publisher:

@@ -21,7 +21,7 @@ from benchmarks.stand import settings_for
 from deploy.local.server import start_together
 from deploy.local.stack import Stack
 from deploy.local.worker import WorkerProcess
-from workers.kafka import create_topics
+from workers.kafka import create_topics, lane_topics
 from workers.settings import MIB, KafkaSettings, Settings, SourceSettings
 from workers.topics import read_topic
 
@@ -156,6 +156,6 @@ def _for_a_scan(
 def _delete_topics(kafka: KafkaSettings) -> None:
     """So that thousands of partitions of earlier points don't burden the broker, nor gigabytes the disk."""
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    topics = (kafka.scans_topic, kafka.stat_topic, kafka.replay_topic, kafka.results_topic, kafka.dead_topic)
-    for deleted in admin.delete_topics([topic for topic in topics if topic]).values():
+    topics = [*lane_topics(kafka).values(), kafka.results_topic, kafka.dead_topic]
+    for deleted in admin.delete_topics(topics).values():
         deleted.result()

@@ -213,3 +213,15 @@ def test_what_is_down_is_said_in_one_sentence(settings: Settings, process: Proce
     missing = {check["name"].split()[0]: check["found"] for check in json.loads(found) if not check["ok"]}
     assert missing.keys() == {"kafka", "triton"}
     assert "KafkaError{" not in missing["kafka"]
+
+
+def test_a_worker_that_has_never_reached_kafka_ends_at_once(settings: Settings, process: Process) -> None:
+    nowhere = json.dumps(settings.kafka.model_dump() | {"bootstrap_servers": f"127.0.0.1:{free_port()}"})
+    worker = process("worker", MRISTREAM_KAFKA=nowhere)
+    assert worker.stderr is not None
+    # It is asking then, which takes 15 s.
+    next(line for line in worker.stderr if "metrics and health on port" in line)
+
+    worker.send_signal(signal.SIGTERM)
+
+    assert worker.wait(5) == 0

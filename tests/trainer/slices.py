@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from trainer.data import Example, Slices
+from trainer.data import Example, Slices, load
+from workers.messages import LABELS
 
 
 def made_slices(count: int) -> Slices:
@@ -26,3 +28,27 @@ def made_slices(count: int) -> Slices:
     path = Path("made.png")
     examples = tuple(Example(str(i), path, None, None, "glioma", "train", str(i)) for i in range(count))
     return Slices(examples, images, masks, masks.copy(), labels.astype(np.int64))
+
+
+def saved_slices(folder: Path, count: int, split: str) -> Slices:
+    """Made slices as files."""
+    made = made_slices(count)
+    examples = []
+    for number, (image, mask, label) in enumerate(zip(made.images, made.masks, made.labels, strict=True)):
+        path, mask_path = folder / f"{split}{number}.png", folder / f"{split}{number}-mask.png"
+        cv2.imwrite(str(path), image)
+        cv2.imwrite(str(mask_path), mask * np.uint8(255))
+        name = LABELS[label]
+        # As those of a folder are called.
+        examples.append(
+            Example(
+                f"{LABELS[label]}/{number}",
+                path,
+                None if name == "no_tumor" else mask_path,
+                None,
+                name,
+                split,
+                path.stem,
+            )
+        )
+    return load(examples)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.trainer.networks import SMALL
 from tests.trainer.slices import made_slices
 from trainer.augment import augment
 from trainer.calibration import fit_temperature
@@ -29,7 +30,6 @@ from trainer.training import Epoch, Stage, Trainer, TrainingConfig
 # Networks are trained and exported here, which takes many times as long where other programs use the same cores.
 pytestmark = pytest.mark.timeout(900)
 
-SMALL = ModelConfig(encoder="plain", width=8, decoder=(32, 16, 8), drop_path=0)
 CONFIGS = Path(__file__).parents[2] / "trainer" / "configs"
 
 
