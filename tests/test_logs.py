@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import scan_message
-from workers.logs import JsonLines, TextLines, about, message_of
+from workers.logs import JsonLines, Seldom, TextLines, about, message_of
 from workers.messages import Lane
 from workers.tracing import NO_TRACING, ScanTrace
 
@@ -99,3 +99,18 @@ def test_a_worker_that_ends_by_our_fault_says_so_in_one_line_without_the_errors_
     assert [line.get("error") for line in lines] == [None, "KeyError", "ValueError"]
     assert "DOE" not in ended.stderr
     assert ended.returncode == 1
+
+
+def test_kafkas_client_is_heard_again_after_a_minute_and_at_once_with_something_else() -> None:
+    now = 0.0
+    seldom = Seldom(60, clock=lambda: now)
+
+    def passes(client: str, reason: str, state_ms: int) -> bool:
+        return seldom.filter(record(f"FAIL [{client}]: Connect failed: {reason} (after {state_ms}ms in state CONNECT)"))
+
+    assert passes("consumer-1", "Connection refused", 0)
+    assert not passes("consumer-1", "Connection refused", 3)
+    assert passes("consumer-2", "Connection refused", 0)
+    assert passes("consumer-1", "No route to host", 0)
+    now = 60.0
+    assert passes("consumer-1", "Connection refused", 0)

@@ -16,10 +16,14 @@ from confluent_kafka.admin import AdminClient, NewTopic, TopicDescription  # typ
 from pydantic import SecretStr
 
 from workers.errors import Unavailable, UserError
+from workers.logs import Seldom
 from workers.messages import Lane
 from workers.settings import MIB, KafkaSettings
 
 log = logging.getLogger(__name__)
+# What the clients say themselves.
+client_log = logging.getLogger(f"{__name__}.client")
+client_log.addFilter(Seldom())
 
 # Room for the largest inline scan that a user may choose, and its headers.
 LARGEST_MESSAGE = 64 * MIB
@@ -31,6 +35,9 @@ FETCH_PAUSE_MS = 50
 # With several batches on their way, one that a broker refuses (its leader is moving, or its topic quite new) is taken for
 # delivered as soon as the next one succeeds, and is lost (https://github.com/confluentinc/confluent-kafka-go/issues/921).
 ONE_AT_A_TIME = {"max.in.flight.requests.per.connection": 1}
+# With no broker left, the client starts anew from the bootstrap servers, and by its own default 20 times a second. Its
+# longest pause of 10 s, where some are left, is too long for scans that wait.
+RECONNECT = {"reconnect.backoff.ms": 1000, "reconnect.backoff.max.ms": 2000}
 ADMIN_TIMEOUT_S = 15.0
 TURNED_AWAY_AFTER_S = 2.0
 Config = dict[str, str | int | float | bool | Callable[[KafkaError], None]]
@@ -150,16 +157,14 @@ class Hidden(Enum):
 
 
 def find_topics(
-    settings: KafkaSettings, names: Sequence[str], logger: logging.Logger = log
+    settings: KafkaSettings, names: Sequence[str], logger: logging.Logger = client_log
 ) -> dict[str, TopicDescription | Hidden]:
     """What Kafka says of each topic, with its `partitions` and our `authorized_operations`.
 
     Raises Unavailable while no broker answers or lets us in.
     """
     problems: list[KafkaError] = []
-    # Brokers that come back while they are asked for are found soon: the client's own longest pause is 10 s.
-    config: Config = {"error_cb": problems.append, "reconnect.backoff.max.ms": 1000}
-    admin = _make(AdminClient, settings, config, logger)
+    admin = _make(AdminClient, settings, {"error_cb": problems.append}, logger)
     asked = admin.describe_topics(
         TopicCollection(list(names)), include_authorized_operations=True, request_timeout=ADMIN_TIMEOUT_S
     )
@@ -267,9 +272,11 @@ def _unavailable(settings: KafkaSettings, error: KafkaError) -> Unavailable:
     )
 
 
-def _make(kind: Callable[..., Client], settings: KafkaSettings, config: Config, logger: logging.Logger = log) -> Client:
+def _make(
+    kind: Callable[..., Client], settings: KafkaSettings, config: Config, logger: logging.Logger = client_log
+) -> Client:
     """A client with what all share; what the user wrote in `kafka.client` wins. Raises UserError if it can't be made."""
     try:
-        return kind({**config, **connection(settings)}, logger=logger)
+        return kind({**RECONNECT, **config, **connection(settings)}, logger=logger)
     except KafkaException as problem:
         raise UserError(f"the settings of kafka can't work: {problem.args[0].str()}") from problem

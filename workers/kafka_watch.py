@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from types import TracebackType
 from typing import Self
@@ -12,8 +11,6 @@ from confluent_kafka import KafkaError
 from workers.kafka import find_topics
 from workers.retry import GaveUp, Patience
 from workers.settings import KafkaSettings
-
-log = logging.getLogger(__name__)
 
 
 class KafkaWatch:
@@ -31,8 +28,7 @@ class KafkaWatch:
         self._thread = threading.Thread(target=self._watch, name="kafka-watch", daemon=True)
 
     def heard(self, error: KafkaError) -> None:
-        """What a client has to say, which may be about a single broker. For `error_cb`; returns at once."""
-        log.warning("kafka: %s", error.str())
+        """What a client has to say, which it has logged and may be about a single broker. For `error_cb`; returns at once."""
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._lost.set()
 

@@ -10,8 +10,9 @@ import json
 import logging
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal
@@ -45,6 +46,27 @@ def about(messages: ScanMessage | Sequence[ScanMessage]) -> dict[str, Any]:
         place = {"topic": partition.topic, "partition": partition.number, "offset": messages.offset}
         return {"facts": _ids([messages.trace.trace_id]) | place}
     return {"facts": _ids([message.trace.trace_id for message in messages])}
+
+
+class Seldom(logging.Filter):
+    """Passes a line of Kafka's client at once, and the same again only after `every_s`: in an outage it comes with each try."""
+
+    def __init__(self, every_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._every_s = every_s
+        self._clock = clock
+        self._said_at: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is to be logged."""
+        now = self._clock()
+        self._said_at = {what: at for what, at in self._said_at.items() if now - at < self._every_s}
+        # What differs each time: how long it has been in that state.
+        what = record.getMessage().partition(" (after ")[0]
+        if what in self._said_at:
+            return False
+        self._said_at[what] = now
+        return True
 
 
 class JsonLines(logging.Formatter):

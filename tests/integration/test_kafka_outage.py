@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from workers.kafka import make_producer
 from workers.settings import Settings
 
 TIMEOUT_S = 10.0
+# Long enough that a client tries often, short enough for a test.
+OUTAGE_S = 8
 
 
 @pytest.fixture
@@ -53,6 +56,10 @@ def test_an_outage_shows_while_nothing_is_to_be_done(kafka: Kafka, quick: Settin
         wait_for(lambda: waits_for(worker) == ["kafka"], "a worker that misses Kafka")
         with open_local(worker.url("/metrics"), TIMEOUT_S) as page:
             assert b'mristream_dependency_up{dependency="kafka"} 0.0' in page.read()
+
+        lines = len(worker.log.read_text().splitlines())
+        time.sleep(OUTAGE_S)
+        assert len(worker.log.read_text().splitlines()) - lines < 5 * OUTAGE_S, "each try is logged"
 
         kafka.restart()
         wait_for(lambda: waits_for(worker) == [], "a worker that has found Kafka again")
