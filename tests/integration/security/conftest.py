@@ -34,7 +34,8 @@ from workers.settings import KafkaSettings
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 30.0
 ROLES = ("worker", "submitter", "reader", "redriver", "replayer")
-SCANS = ("scans", "scans.stat", "scans.replay")
+# In the order of their priority.
+SCANS = ("scans.stat", "scans", "scans.replay")
 TOPICS = (*SCANS, "results", "scans.dead")
 _AUDIENCE = "kafka"
 

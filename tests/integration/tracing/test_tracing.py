@@ -102,15 +102,15 @@ def test_a_scans_trace_leads_from_submit_through_all_steps_and_triton_to_the_com
     create_topics(traced.kafka)
     with WorkerProcess(tmp_path / "worker", traced):
         results: dict[str, ScanResult] = {}
-        for number in range(4):  # one after the other, each a batch of its own
-            submit_traced(traced, slices[number])
+        for number, path in enumerate(slices[:12]):  # one after the other, each a batch of its own
+            submit_traced(traced, path)
             results = results_of(traced, number + 1)
 
         def traces() -> list[Trace]:
             return [trace_of(collector, result.trace_id, complete=has_ended) for result in results.values()]
 
         # Triton overlooks a context now and then (docs/tracing.md), and sends its spans when it likes.
-        wait_for(lambda: sum(map(triton_is_in, traces())) >= 2, "Triton's spans in two of four traces")
+        wait_for(lambda: sum(map(triton_is_in, traces())) >= 2, "Triton's spans in two of twelve traces")
 
     for trace in traces():
         assert trace.parents("mristream-submit") == {"submit": ""}
