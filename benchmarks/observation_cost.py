@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.chaos.null_models import segmented_slices, write_null_models
-from benchmarks.processes import cpu_s
+from benchmarks.processes import core_ms, cpu_s
 from benchmarks.stand import machine, settings_for
 from benchmarks.stopwatch import Stopwatch
 from deploy.local.stack import Stack
@@ -90,8 +90,8 @@ class _Bench:
         """Core-µs for a scan: of the worker with its decoders, and of the servers."""
         before = cpu_s(self._servers, [self._worker.pid])
         self._stopwatch.wait(self._stopwatch.send([0.0] * scans))
-        took = {name: (s - before[name]) / scans * 1e6 for name, s in cpu_s(self._servers, [self._worker.pid]).items()}
-        return took["worker"] + took["decoders"], took["kafka"] + took["triton"]
+        took = core_ms(before, cpu_s(self._servers, [self._worker.pid]), scans)
+        return (took["worker"] + took["decoders"]) * 1000, (took["kafka"] + took["triton"]) * 1000
 
 
 class _Unobserved(WorkerProcess):

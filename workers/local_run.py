@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shlex
 import shutil
 import threading
 import time
-import urllib.error
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local.prometheus import TRITON, WORKERS, Prometheus
-from deploy.local.server import open_local
 from deploy.local.stack import Stack
 from deploy.local.worker import WorkerProcess
 from workers.errors import UserError
@@ -320,10 +317,7 @@ def _say_what_is_waited_for(name: str, worker: WorkerProcess, said: str, report:
 def _waiting_for(worker: WorkerProcess) -> str:
     """What the worker says that it waits for, with the reason from its log; empty if it waits for nothing."""
     try:
-        with open_local(worker.url("/readyz"), timeout_s=2):
-            return ""
-    except urllib.error.HTTPError as answer:
-        names: list[str] = json.loads(answer.read())["waiting_for"]
+        names = worker.waiting_for()
     except OSError:
         return ""  # it starts, or has died, which is noticed elsewhere
     lines = [message_of(line) for line in worker.log.read_text(errors="replace").splitlines()]

@@ -75,9 +75,8 @@ def run_worker(settings: Settings, passed: Passed = nothing_hears) -> None:
             timeout_s=settings.source.timeout_s,
             allowed_prefixes=settings.source.allowed_prefixes,
         )
-        watch = resources.enter_context(KafkaWatch(settings.kafka, patience))
         worker = Worker(
-            lanes=_lanes(settings.kafka, watch),
+            lanes=_lanes(settings.kafka, KafkaWatch(settings.kafka, patience)),
             publisher=_publisher(settings.kafka, passed),
             pipeline=Pipeline(
                 sources=sources,

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 from benchmarks.chaos.watch import unpublished
 from benchmarks.growth.axes import Point
 from benchmarks.growth.scans import submit
-from benchmarks.processes import Sampler, children, cpu_s, peak_mib
+from benchmarks.processes import Sampler, children, core_ms, cpu_s, peak_mib
 from benchmarks.stand import settings_for
 from deploy.local.server import start_together
 from deploy.local.stack import Stack
@@ -80,10 +80,10 @@ def measure(
         with Sampler(lambda: _look(servers, pids), _SAMPLE_S) as sampler:
             times_s, statuses = _read_results(kafka, point.all_scans, workers)
     _delete_topics(kafka)
-    rate, core_ms = _for_a_scan(times_s, sampler.seen)
+    rate, computed = _for_a_scan(times_s, sampler.seen)
     return Measured(
         scans_per_s=rate,
-        core_ms=core_ms,
+        core_ms=computed,
         peak_mib=max(look.peak_mib for _, look in sampler.seen),
         peak_with_decoders_mib=max(look.peak_with_decoders_mib for _, look in sampler.seen),
         start_s=min(times_s) - started_at,
@@ -142,15 +142,14 @@ def _for_a_scan(
     begin = max(first, seen[0][0])
     counted = sum(time_s > begin for time_s in times_s)
     looked_at = [at for at, _ in seen]
-    core_ms = None
-    if last - begin >= _LEAST_S:
-        core_ms = {
-            name: float(np.diff(np.interp((begin, last), looked_at, [look.cpu_s[name] for _, look in seen]))[0])
-            / counted
-            * 1000
-            for name in seen[0][1].cpu_s
+
+    def computed_by(at: float) -> dict[str, float]:
+        return {
+            name: float(np.interp(at, looked_at, [look.cpu_s[name] for _, look in seen])) for name in seen[0][1].cpu_s
         }
-    return (len(times_s) - 1) / (last - first), core_ms
+
+    computed = core_ms(computed_by(begin), computed_by(last), counted) if last - begin >= _LEAST_S else None
+    return (len(times_s) - 1) / (last - first), computed
 
 
 def _delete_topics(kafka: KafkaSettings) -> None:

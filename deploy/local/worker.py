@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import urllib.error
 from pathlib import Path
 
 from deploy.local.server import Server, ServerError, free_port, open_local
@@ -48,7 +50,15 @@ class WorkerProcess(Server):
     def ready(self) -> bool:
         """Whether it has partitions and its models answer."""
         try:
-            with open_local(self.url("/readyz"), _PROBE_TIMEOUT_S) as answer:
-                return bool(answer.status == 200)
+            return not self.waiting_for()
         except OSError:
             return False
+
+    def waiting_for(self) -> list[str]:
+        """What it says that it waits for. Raises OSError where it says nothing, as one that starts or has died."""
+        try:
+            with open_local(self.url("/readyz"), _PROBE_TIMEOUT_S):
+                return []
+        except urllib.error.HTTPError as answer:
+            names: list[str] = json.load(answer)["waiting_for"]
+            return names

@@ -8,16 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.networks import SMALL
+from tests.trainer.silent import Silent
 from tests.trainer.slices import made_slices
 from trainer.training import Trainer, TrainingConfig
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
-
-
-class Silent:
-    def step(self, *_: object) -> None: ...
-
-    def epoch(self, *_: object) -> None: ...
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from tests.trainer.networks import SMALL
+from tests.trainer.silent import Silent
 from tests.trainer.slices import made_slices
 from trainer.augment import augment
 from trainer.calibration import fit_temperature
@@ -31,23 +32,6 @@ from trainer.training import Epoch, Stage, Trainer, TrainingConfig
 pytestmark = pytest.mark.timeout(900)
 
 CONFIGS = Path(__file__).parents[2] / "trainer" / "configs"
-
-
-class Silent:
-    """Remembers what it is told, and ends the run after `die_after` steps as a kill would."""
-
-    def __init__(self, die_after: int | None = None) -> None:
-        self.steps = 0
-        self.die_after = die_after
-        self.history: list[Epoch] = []
-
-    def step(self, epoch: int, done: int, of: int, loss: float) -> None:
-        self.steps += 1
-        if self.steps == self.die_after:
-            raise KeyboardInterrupt
-
-    def epoch(self, history: Sequence[Epoch], of: int) -> None:
-        self.history = list(history)
 
 
 def small_config(**changes: object) -> TrainingConfig:
@@ -160,7 +144,8 @@ def test_a_run_that_is_killed_outright_goes_on(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from tests.trainer.slices import made_slices
-        from tests.trainer.test_training import Silent, small_config
+        from tests.trainer.silent import Silent
+        from tests.trainer.test_training import small_config
         from trainer.training import Trainer
         slices = made_slices(8)
         Trainer(small_config(), slices, slices, Path(sys.argv[1]), progress=Silent(), save_every_s=0).run()
