@@ -55,6 +55,7 @@ bench: $(VENV)/local ## Measure scans per second on this machine, against the mo
 	@$(BIN)/python -m benchmarks.end_to_end $(SLICES)
 
 chaos: $(VENV)/local ## Kill workers and servers for an hour, then prove that no scan was lost; leaves runs/chaos
+	@rm -rf runs/chaos
 	@$(BIN)/python -m benchmarks.chaos --kills $(KILLS) --out runs/chaos $(OPTIONS)
 
 docs: $(VENV)/dev schemas ## Write what comes from the code: settings, metrics, schemas and dashboards

@@ -38,6 +38,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for the report and the servers' logs")
     parser.add_argument("--plan", type=int, metavar="N", help="only print the schedule's first N faults")
     given = parser.parse_args()
+    if given.out and (given.out / "servers").exists():
+        parser.error(f"{given.out} holds the servers of an earlier run: delete it, or choose another folder")
     # A broker that is gone is no news here.
     logging.getLogger("workers.kafka").setLevel(logging.CRITICAL)
     options = Options(**{each.name: getattr(given, each.name) for each in fields(Options)})
