@@ -1,21 +1,25 @@
 """Latency against load: scans that come when they come, whatever the platform is at.
 
     python -m benchmarks.latency [--rounds 5] [--seconds 20] [--shares 0.1 0.25 0.5 …] [--slices FOLDER] [--out FOLDER]
+        [--deliveries exactly_once at_least_once]
 
 In each round the highest rate with a backlog, then one scan at a time, then open-loop arrivals (Poisson) at shares of that
 rate. Machines that others use too change their speed: what is compared, such as the latency at half load with that of one
-scan alone, lies within one round. Prints the rounds, and their spread.
+scan alone, lies within one round. With several `--deliveries` a round has each of them in turn, started anew. Prints the
+rounds, and their spread.
 
 A scan's latency counts from the moment at which it was due to be sent to the moment at which a reader of committed results
 has its result: a sender that is late, or a queue, is in it (no coordinated omission).
 
 With --out it measures the highest rate with models that answer at once too, and writes figures.json, which is what
-`mristream plan-capacity --figures` reads, and latency.png. A plan is made for the round with the highest p99.
+`mristream plan-capacity --figures` reads, and latency.png, both of the first delivery. A plan is made for the round with the
+highest p99.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import tempfile
@@ -54,17 +58,18 @@ _LONG_BACKLOG = 10_000
 class Bench:
     """Real servers, one worker and a stopwatch. A context manager."""
 
-    def __init__(self, folder: Path, models: Path, slices: Sequence[bytes]) -> None:
+    def __init__(self, folder: Path, models: Path, slices: Sequence[bytes], delivery: str = "exactly_once") -> None:
         self._folder = folder
         self._models = models
         self._slices = slices
+        self._delivery = delivery
         self._running = ExitStack()
         self.masks = folder / "masks"
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
             stack = undo.enter_context(Stack(self._folder / "stack", model_repository=self._models))
-            settings = settings_for(stack, self.masks, "latency")
+            settings = settings_for(stack, self.masks, "latency", delivery=self._delivery)
             create_topics(settings.kafka)
             worker = undo.enter_context(WorkerProcess(self._folder / "worker", settings))
             self.watch = undo.enter_context(Stopwatch(settings.kafka, self._slices))
@@ -115,6 +120,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="for each load, in each round")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the highest rate, rising")
     parser.add_argument(
+        "--deliveries", nargs="+", default=["exactly_once"], choices=["exactly_once", "at_least_once"], help="in turn"
+    )
+    parser.add_argument(
         "--slices", type=Path, help="files of brain MRI, sent as they are  [default: small JPEG slices]"
     )
     parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository", help="what Triton serves")
@@ -123,11 +131,16 @@ def main() -> None:
     slices = read_slices(given.slices)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        with Bench(folder / "real", given.model_repository, slices) as bench:
-            bench.watch.at([0.0] * WARM_UP)
-            rounds = [measure(bench, given.shares, given.seconds, number) for number in range(given.rounds)]
-            sizes = {"result_bytes": bench.watch.result_bytes, "mask_bytes": bench.mean_mask_bytes()}
-        print(f"\n{machine()}\n{summary(rounds)}")
+        rounds: dict[str, list[Round]] = {delivery: [] for delivery in given.deliveries}
+        for number, delivery in itertools.product(range(given.rounds), given.deliveries):
+            print(delivery)
+            with Bench(folder / f"{delivery}-{number}", given.model_repository, slices, delivery) as bench:
+                bench.watch.at([0.0] * WARM_UP)
+                rounds[delivery].append(measure(bench, given.shares, given.seconds, number))
+                sizes = {"result_bytes": bench.watch.result_bytes, "mask_bytes": bench.mean_mask_bytes()}
+        print(f"\n{machine()}")
+        for delivery, measured in rounds.items():
+            print(f"{delivery}\n{summary(measured)}")
         if not given.out:
             return
         easy = [each for each in slices if is_segmented(each)]
@@ -135,13 +148,14 @@ def main() -> None:
             bench.watch.at([0.0] * _BACKLOG)
             worker = median_highest([bench.highest(_LONG_BACKLOG) for _ in range(given.rounds)])
         print(f"with models that answer at once: {describe(worker)}")
-    alone, loads = over_rounds(rounds)
+    first = rounds[given.deliveries[0]]
+    alone, loads = over_rounds(first)
     figures = Figures(
         machine=machine(),
         measured_on=f"{datetime.now(UTC):%Y-%m-%d}",
         cores=len(os.sched_getaffinity(0)),
         device="cpu",
-        unit=median_highest([each.highest for each in rounds]),
+        unit=median_highest([each.highest for each in first]),
         worker=worker,
         alone=alone,
         loads=tuple(loads),
@@ -150,7 +164,7 @@ def main() -> None:
     )
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "figures.json").write_text(rounded(figures).model_dump_json(indent=1) + "\n")
-    draw(rounds, given.out / "latency.png")
+    draw(first, given.out / "latency.png")
 
 
 def read_slices(folder: Path | None) -> list[bytes]:
