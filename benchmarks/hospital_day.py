@@ -47,6 +47,7 @@ WORKER_START_S, TRITON_START_S = 20.0, 40.0
 # 122 ms). It does not grow with the backlog, as a worker takes on no more than keeps its batches short (workers/pace.py), but with
 # the workers for each Triton.
 QUEUE_S, QUEUE_OF_EACH_WORKER_S = 0.020, 0.034
+# Of a Triton that nobody asks, the adapter's rule says 0, which asks for the fewest as this does.
 QUEUE_IDLE_S = 0.005
 
 
@@ -154,6 +155,7 @@ def play(
             continue
         if _every(step, scrape_s):
             scraped = {str(lane): now_s - queue[0][0] if queue else 0.0 for lane, queue in waiting.items()}
+            # The adapter's rule: how long requests wait, times the share of the minute in which there were any.
             scraped["queue"] = sum(queue_s) / len(queue_s)
         if any(scraped[lane] > 0 for lane in ("stat", "routine")):
             active_s = now_s

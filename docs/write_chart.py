@@ -23,6 +23,15 @@ README, SCHEMA = CHART / "README.md", CHART / "values.schema.json"
 _NAME = {"type": "string", "pattern": "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$"}
 _TOPIC = {"type": "string", "pattern": "^[a-zA-Z0-9._-]*$", "maxLength": 249}
 _POSITIVE = {"type": "integer", "minimum": 1}
+_OBJECTS = {"type": "array", "items": {"type": "object"}}
+
+
+def _counts(*names: str) -> dict[str, Any]:
+    """A map of pods, as a number or a percentage."""
+    count = {"type": ["integer", "string"]}
+    return {"type": "object", "additionalProperties": False, "properties": dict.fromkeys(names, count)}
+
+
 _PATTERNS: list[tuple[str, dict[str, Any]]] = [
     (r".*\.image\.digest", {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}),
     (r".*\.pullPolicy", {"enum": ["Always", "IfNotPresent", "Never"]}),
@@ -39,6 +48,8 @@ _PATTERNS: list[tuple[str, dict[str, Any]]] = [
         {"type": "array", "items": {"enum": ["submitter", "reader", "redriver", "replayer"]}, "uniqueItems": True},
     ),
     (r"store\.uri", {"type": "string", "pattern": "^((s3|gs|az|file|redis|rediss)://.+)?$"}),
+    (r".*\.disruptionBudget", _counts("maxUnavailable", "minAvailable")),
+    (r"triton\.rollingUpdate", _counts("maxSurge", "maxUnavailable")),
     (r"store\.s3\.endpoint", {"type": "string", "pattern": "^(https?://.+)?$"}),
     (r"store\.redis\.port", {"type": "integer", "minimum": 1, "maximum": 65535}),
     (r"allowedPrefixes", {"type": "array", "items": {"type": "string", "pattern": "^(s3|gs|az|file)://"}}),
@@ -67,7 +78,7 @@ _PATTERNS: list[tuple[str, dict[str, Any]]] = [
                 "properties": {
                     "name": {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,14}[a-z0-9])?$"},
                     "nodeSelector": {"type": "object"},
-                    "tolerations": {"type": "array", "items": {"type": "object"}},
+                    "tolerations": _OBJECTS,
                     "resource": {"type": "string"},
                 },
             },
@@ -75,6 +86,7 @@ _PATTERNS: list[tuple[str, dict[str, Any]]] = [
     ),
     (r"autoscaling\.trigger", {"enum": ["prometheus", "kafka", "both"]}),
     (r"autoscaling\.maxReplicas|autoscaling\.pollingIntervalS|autoscaling\.kafka\.lagScans", _POSITIVE),
+    (r"autoscaling\.scale(Up|Down)\.pods|triton\.autoscaling\.(min|max)Replicas", _POSITIVE),
     (r"autoscaling\.kafka\.activationLag", {"type": ["integer", "null"], "minimum": 0}),
     (r"autoscaling\.prometheus\.address", {"type": "string", "pattern": "^(https?://.+)?$"}),
     (
@@ -102,13 +114,13 @@ _PATTERNS: list[tuple[str, dict[str, Any]]] = [
             },
         },
     ),
-    (r"networkPolicy\.(kafkaPorts|kubernetesApiPorts)", {"type": "array", "items": _POSITIVE}),
+    (r"networkPolicy\.dnsPorts", {"type": "array", "items": _POSITIVE, "minItems": 1}),
+    (r"networkPolicy\..*Ports", {"type": "array", "items": _POSITIVE}),
+    (r"networkPolicy\.(outside\..*|prometheus|dns|extraEgress)", _OBJECTS),
     (r"extraObjects", {"type": "array", "items": {"type": ["object", "string"]}}),
 ]
 # Maps whose keys are the user's own, or Kubernetes'.
-_FREE = re.compile(
-    r".*(Labels|\.labels|nnotations|nodeSelector|affinity|resources|disruptionBudget|namespaceSelector|podSelector)"
-)
+_FREE = re.compile(r".*(Labels|\.labels|nnotations|nodeSelector|affinity|resources)")
 
 _INTRODUCTION = """# The chart
 

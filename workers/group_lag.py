@@ -18,7 +18,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, Kafka
 from prometheus_client import CollectorRegistry
 
 from workers.errors import Unavailable, UserError
-from workers.http import PageServer, json_page
+from workers.http import PageServer, json_page, readiness_page
 from workers.kafka import lane_topics, make_reader
 from workers.messages import Lane
 from workers.metrics.definitions import Catalogue
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 OLD_AFTER_S = 60.0
 # One look asks each broker for a handful of numbers. A broker that needs longer is down to us.
 TIMEOUT_S = 10.0
+# A broker that does not answer ends a look after one such timeout. Two minutes without an end are no outage: the look hangs.
+HUNG_AFTER_S = 120.0
 # Of a partition only the first message is wanted, and Kafka gives a whole one however large it is.
 _FETCH_BYTES = 16 * 1024
 
@@ -149,34 +151,54 @@ class GroupLag:
         return self._clock() if kind == TIMESTAMP_NOT_AVAILABLE else timestamp_ms / 1000
 
 
-def watch_group_lag(group: GroupLag, host: str, port: int, *, interval_s: float, stopping: threading.Event) -> None:
-    """Look again and again until `stopping` is set, and serve what was found as `/metrics`, and `/healthz`.
+def watch_group_lag(
+    group: GroupLag,
+    host: str,
+    port: int,
+    *,
+    interval_s: float,
+    stopping: threading.Event,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Look again and again until `stopping` is set, and serve what was found as `/metrics`, with `/healthz` (looks come to an
+    end, whatever they find) and `/readyz` (Kafka has answered within the last minute).
 
     While Kafka does not answer, the last age goes on growing for a minute. Then there are no samples, for nobody is to scale
-    on what is old, and health is bad.
+    on what is old. Health stays good: a new start brings no Kafka back, and Kubernetes, which delays each one more, would have
+    none running when it is there again.
     """
     found: Mapping[Partition, Lag] = {}
-    looked_at = time.monotonic()
+    began_at = turned_at = clock()
+    answered_at: float | None = None
+
+    def unanswered_s() -> float:
+        return clock() - (began_at if answered_at is None else answered_at)
 
     def is_old() -> bool:
-        return time.monotonic() - looked_at > OLD_AFTER_S
+        return answered_at is None or unanswered_s() > OLD_AFTER_S
 
     def healthz() -> tuple[int, str, bytes]:
-        return json_page(503 if is_old() else 200, {"seconds_since_last_look": round(time.monotonic() - looked_at, 1)})
+        idle_s = clock() - turned_at
+        hangs = idle_s > interval_s + HUNG_AFTER_S
+        return json_page(503 if hangs else 200, {"seconds_since_last_turn": round(idle_s, 1)})
+
+    def readyz() -> tuple[int, str, bytes]:
+        return readiness_page({"kafka": unanswered_s()} if is_old() else {})
 
     catalogue = Catalogue(CollectorRegistry())
     catalogue.begin_section("How much is waiting?")
     define_lag(catalogue, lambda: {} if is_old() else found)
     try:
-        server = PageServer(host, port, catalogue.registry, {"/healthz": healthz})
+        server = PageServer(host, port, catalogue.registry, {"/healthz": healthz, "/readyz": readyz})
     except OSError as problem:
         raise UserError(f"{host}:{port} can't be listened on ({problem.strerror}): choose another --port") from problem
     with server:
         log.info("the lag of %s on port %d", group.name, server.port)
         while not stopping.is_set():
+            turned_at = clock()
             try:
                 found = group.look()
-                looked_at = time.monotonic()
+                answered_at = clock()
             except Unavailable as problem:
                 log.warning("%s", problem.message)
             stopping.wait(interval_s)

@@ -118,10 +118,7 @@ class HealthServer(PageServer):
             return json_page(200 if idle_s < HUNG_AFTER_S else 503, {"seconds_since_last_turn": round(idle_s, 3)})
 
         def readyz() -> tuple[int, str, bytes]:
-            missing = not_ready()
-            since_s = {name: round(seconds, 1) for name, seconds in missing.items()}
-            status = 503 if missing else 200
-            return json_page(status, {"ready": not missing, "waiting_for": sorted(missing), "for_s": since_s})
+            return readiness_page(not_ready())
 
         def drift() -> tuple[int, str, bytes]:
             reference = metrics.quality.as_reference(f"last scans of a worker, {datetime.now(UTC):%Y-%m-%d}")
@@ -139,6 +136,13 @@ class HealthServer(PageServer):
     ) -> None:
         self._history.__exit__(kind, error, trace)
         super().__exit__(kind, error, trace)
+
+
+def readiness_page(missing: Mapping[str, float]) -> tuple[int, str, bytes]:
+    """What is waited for, and for how many seconds: 503 if that is anything."""
+    since_s = {name: round(seconds, 1) for name, seconds in missing.items()}
+    status = 503 if missing else 200
+    return json_page(status, {"ready": not missing, "waiting_for": sorted(missing), "for_s": since_s})
 
 
 def json_page(status: int, body: dict[str, object]) -> tuple[int, str, bytes]:

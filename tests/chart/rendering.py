@@ -47,7 +47,16 @@ def _rendered(values: str, kubernetes: str) -> list[Object]:
     text = helm(
         "template", "mri", CHART, "--namespace=imaging", f"--kube-version={kubernetes}", "--values=-", stdin=values
     )
-    return [each for each in yaml.safe_load_all(text) if each]
+    return [each for each in yaml.load_all(text, _Strict) if each]
+
+
+class _Strict(yaml.SafeLoader):
+    """Refuses a key that comes twice, as other programs that read manifests do."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        assert len(keys) == len(set(keys)), f"{[key for key in keys if keys.count(key) > 1]}{node.start_mark}"
+        return super().construct_mapping(node, deep)
 
 
 def find(objects: list[Object], kind: str, name: str = "") -> Object:

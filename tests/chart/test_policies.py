@@ -160,12 +160,28 @@ def test_kafkas_and_the_stores_ports_are_open_to_those_who_need_them(scenario: P
         opened = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
         needed = {int(port) for port in re.findall(r":(\d+)", settings["kafka"]["bootstrap_servers"])} | {53}
         endpoint = [v["value"] for c in containers(pod) for v in c.get("env", []) if v["name"] == "AWS_ENDPOINT_URL"]
-        address = (endpoint or [settings.get("store", {}).get("uri", "")])[0]
-        if port := re.search(r"^\w+://[^/:]+:(\d+)", address):
-            needed.add(int(port[1]))
-        elif address and not address.startswith("file:"):
-            needed.add(443)
-        assert needed <= opened, name
+        stores = [
+            settings.get("store", {}).get("uri", ""),
+            *settings.get("source", {}).get("allowed_prefixes", []),
+        ]
+        addresses = [
+            settings["kafka"].get("oauth_token_url", ""),
+            *(endpoint[0] if endpoint and each.startswith("s3:") else each for each in stores),
+        ]
+        needed |= {port_of(each) for each in addresses if each and not each.startswith("file:")}
+        assert opened - {8001, 4318} == needed | set(extra_ports(scenario)), name
+
+
+def port_of(address: str) -> int:
+    """Of an address such as https://host:443/folder or s3://bucket."""
+    port = re.search(r"^\w+://[^/:]+:(\d+)", address)
+    return int(port[1]) if port else 443
+
+
+def extra_ports(scenario: Path) -> list[int]:
+    """Those that no address of the scenario names."""
+    policy = yaml.safe_load(scenario.read_text()).get("networkPolicy", {})
+    return [*policy.get("kafkaPorts", []), *policy.get("storePorts", [])]
 
 
 @scenarios

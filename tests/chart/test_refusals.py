@@ -13,7 +13,7 @@ WORKS: dict[str, Any] = {
     "kafka": {"bootstrapServers": "kafka:9092", "partitions": 6},
     "store": {"s3": {"bucket": "masks"}},
 }
-PROMETHEUS = {"address": "http://prometheus:9090"}
+PROMETHEUS = {"address": "http://prometheus.monitoring:9090"}
 SECRET = {"name": "a"}
 
 
@@ -49,7 +49,8 @@ def test_the_least_values_are_accepted() -> None:
         ({"store": {"s3": {"bucket": ""}, "uri": "file:///masks"}}, "a pod's own files end with it"),
         ({"store": {"claim": "masks"}}, "go together"),
         ({"store": {"s3": {"bucket": ""}, "uri": "file:///data", "claim": "masks"}}, "the claim is mounted at /masks"),
-        ({"store": {"s3": {"bucket": ""}, "uri": "redis://:secret@redis"}}, "store.uri holds a login"),
+        ({"store": {"s3": {"bucket": ""}, "uri": "redis://:secret@redis"}}, "use store.redis.host"),
+        ({"allowedPrefixes": ["s3://incoming", "file:///scans"]}, "pods have no volume with scans"),
         ({"store": {"redis": {"tls": {"caSecret": SECRET}}}}, "mean nothing without store.redis.tls.enabled"),
         ({"triton": {"tls": {"enabled": True}}}, "triton.tls.enabled needs triton.tls.serverSecret.name"),
         ({"triton": {"tls": {"serverSecret": SECRET}}}, "mean nothing without triton.tls.enabled"),
@@ -95,6 +96,22 @@ def test_the_least_values_are_accepted() -> None:
         ({"triton": {"autoscaling": {"enabled": True, "minReplicas": 5}}}, "triton.autoscaling.minReplicas is more"),
         ({"settings": {"kafka": {"password": "secret"}}}, "would put a secret into a ConfigMap"),
         ({"settings": {"worker": {"http_port": 1}}}, "has a value of its own in this chart"),
+        ({"settings": {"kafka": {"scans_topic": "heads"}}}, "settings.kafka.scans_topic: other objects follow from it"),
+        ({"settings": {"store": {"uri": "s3://heads"}}}, "settings.store.uri: other objects follow from it"),
+        (
+            {
+                "kafka": {
+                    "topics": {"replicationFactor": 1},
+                    "strimzi": {"enabled": True, "cluster": "a"},
+                }
+            },
+            "no scan could be written",
+        ),
+        (
+            {"autoscaling": {"enabled": True, "prometheus": {"address": "http://prometheus:9090"}}},
+            "write http://host.namespace:port",
+        ),
+        ({"autoscaling": {"enabled": True, "trigger": "kafka"}}, "write host.namespace:port"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
@@ -118,6 +135,9 @@ def test_a_combination_that_can_not_work_is_refused_with_a_sentence(values: dict
         {"autoscaling": {"trigger": "cpu"}},
         {"store": {"uri": "ftp://masks"}},
         {"models": {"load": ["newest"]}},
+        {"triton": {"autoscaling": {"minReplicas": 0}}},
+        {"autoscaling": {"scaleDown": {"pods": 0}}},
+        {"networkPolicy": {"dnsPorts": []}},
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -142,6 +143,7 @@ def test_prometheus_reads_the_lag_of_all_partitions_before_during_and_after_a_wo
 
     with lag_exporter(quick, tmp_path) as page:
         wait_for(lambda: len(seconds(page)) == 3 * quick.kafka.partitions, "every partition of three lanes")
+        assert json.loads(page("/readyz"))["ready"]
         assert max(seconds(page)) == 0
         submit(SLICE)
         wait_for(lambda: max(seconds(page)) > 1, "an age, with no worker there")

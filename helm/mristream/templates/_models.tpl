@@ -1,11 +1,5 @@
 {{/* Models and plans: what Triton's init containers and the jobs that build plans have in common. */}}
 
-{{- define "mristream.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
-{{- end }}
-
 {{/* Init containers that copy the model repository out of Triton's image and choose the versions in it. */}}
 {{- define "mristream.models.init" -}}
 - name: copy-models
@@ -46,15 +40,29 @@ capabilities: {drop: [ALL]}
 
 {{- define "mristream.plans.environment" -}}
 - {name: MRISTREAM_CACHE, value: /plans}
+{{- if .Values.plans.cache.caSecret.name }}
+- {name: SSL_CERT_FILE, value: /etc/mristream/plans/ca.crt}
+{{- end }}
 {{- end }}
 
-{{- define "mristream.plans.volume" -}}
+{{- define "mristream.plans.authority.mount" -}}
+{{- if .Values.plans.cache.caSecret.name -}}
+- {name: plans-authority, mountPath: /etc/mristream/plans, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "mristream.plans.volumes" -}}
 {{- with .Values.plans.cache -}}
-{{- if .uri -}}
-emptyDir: {sizeLimit: 2Gi}
-{{- else -}}
-persistentVolumeClaim: {claimName: {{ .claim | default (printf "%s-plans" (include "mristream.fullname" $)) }}}
-{{- end -}}
+- name: plans
+  {{- if .uri }}
+  emptyDir: {sizeLimit: 2Gi}
+  {{- else }}
+  persistentVolumeClaim: {claimName: {{ .claim | default (printf "%s-plans" (include "mristream.fullname" $)) }}}
+  {{- end }}
+{{- if .caSecret.name }}
+- name: plans-authority
+  secret: {secretName: {{ .caSecret.name }}, items: [{key: {{ .caSecret.key }}, path: ca.crt}]}
+{{- end }}
 {{- end -}}
 {{- end }}
 
@@ -85,5 +93,6 @@ persistentVolumeClaim: {claimName: {{ .claim | default (printf "%s-plans" (inclu
     - {name: models, mountPath: /models, readOnly: true}
     - {name: tmp, mountPath: /tmp}
     - {name: plans, mountPath: /plans}
+    {{- include "mristream.plans.authority.mount" . | nindent 4 }}
 {{- end -}}
 {{- end }}

@@ -10,25 +10,33 @@
 {{- end -}}
 {{- end }}
 
-{{/* Labels of a component: (list $ "worker") */}}
+{{/* Labels of a component's objects: (list $ "worker"), or with more of them: (list $ "worker" (dict …)) */}}
 {{- define "mristream.labels" -}}
 {{- $root := first . -}}
-{{ include "mristream.selector" . }}
-app.kubernetes.io/part-of: mristream
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
-{{- with $root.Values.commonLabels }}
-{{ toYaml . }}
+{{- $more := len . | eq 3 | ternary (last .) dict -}}
+{{- $own := dict
+  "app.kubernetes.io/version" (include "mristream.label" $root.Chart.AppVersion)
+  "app.kubernetes.io/managed-by" $root.Release.Service
+  "helm.sh/chart" (include "mristream.label" (printf "%s-%s" $root.Chart.Name $root.Chart.Version)) -}}
+{{- merge dict (include "mristream.selector" . | fromYaml) $more (include "mristream.podLabels" . | fromYaml) $own | toYaml -}}
 {{- end }}
+
+{{/* Labels of a component's pods: no version, which would start them anew where nothing else has changed. */}}
+{{- define "mristream.podLabels" -}}
+{{- $ours := dict "app.kubernetes.io/part-of" "mristream" -}}
+{{- merge dict (include "mristream.selector" . | fromYaml) (first .).Values.commonLabels $ours | toYaml -}}
 {{- end }}
 
 {{/* What selects a component's pods: (list $ "worker") */}}
 {{- define "mristream.selector" -}}
-{{- $root := first . -}}
 app.kubernetes.io/name: mristream
-app.kubernetes.io/instance: {{ $root.Release.Name }}
-app.kubernetes.io/component: {{ last . }}
+app.kubernetes.io/instance: {{ (first .).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{/* A version as the value of a label: 1.0.0+build has a sign that none may have. */}}
+{{- define "mristream.label" -}}
+{{- replace "+" "_" . | trunc 63 | trimSuffix "-" -}}
 {{- end }}
 
 {{/* An image's name: (list $ .Values.worker.image) */}}
@@ -46,6 +54,11 @@ app.kubernetes.io/component: {{ last . }}
 {{- define "mristream.triton.image" -}}
 {{- $own := ternary "ghcr.io/mristream/triton" "ghcr.io/mristream/triton-cpu" (eq .Values.triton.profile "gpu") -}}
 {{- include "mristream.image" (list . (merge (dict "repository" (.Values.triton.image.repository | default $own)) .Values.triton.image)) -}}
+{{- end }}
+
+{{/* How many of a component may be gone: the API takes one of the two. */}}
+{{- define "mristream.disruptionBudget" -}}
+{{ omit . (hasKey . "minAvailable" | ternary "maxUnavailable" "") | toYaml }}
 {{- end }}
 
 {{- define "mristream.priorityClassName" -}}

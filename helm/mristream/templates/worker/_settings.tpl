@@ -1,4 +1,4 @@
-{{/* The worker's settings file (docs/settings.md). What `settings` says wins. */}}
+{{/* The worker's settings file (docs/settings.md). `settings` has nothing that is here already: see checks.yaml. */}}
 {{- define "mristream.settings" -}}
 {{- $own := include "mristream.settings.own" . | fromYaml -}}
 {{- toYaml (mergeOverwrite $own (deepCopy .Values.settings)) -}}
