@@ -4,12 +4,14 @@
 
 Needs Linux `perf` and the right to watch the whole machine (root, or kernel.perf_event_paranoid at -1). Samples all cores,
 and says of each sample whose it is (worker, decoders, Triton, Kafka, the kernel's own threads, nobody's) and what was at
-work there: the library, or what the kernel was asked for. What no rule names is "unknown"; the last line has its share.
+work there: the library, or what the kernel was asked for. What no rule names is "unknown"; the last line says how much has a
+name. A core that sleeps may give no samples, so the first line says how many there would be of cores that never do.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -54,6 +56,18 @@ _WORK_OF_SYSCALLS = (
     ("waiting and waking", r"futex|nanosleep|sched_yield|eventfd|timer"),
     ("memory", r"mmap|munmap|madvise|brk|mprotect|mremap"),
 )
+# What the kernel does unasked, by the symbols on the stack; the first that fits.
+_UNASKED = (
+    ("memory", r"page_fault"),
+    (
+        "interrupts",
+        r"softirq|interrupt(?!ible)|sysvec_|handle_\w*irq|irq_exit|irqentry|hrtimer_|^tick_|exc_nmi|^el[01]\w*_irq",
+    ),
+    ("scheduler", r"^(?:__)?schedule|^sched_|^finish_task_switch|^__switch_to"),
+    ("its own threads", r"^kthread$"),
+)
+# Innermost: on the way from a program to what it asks for, or back.
+_ENTRY = re.compile(r"entry_SYSCALL|do_syscall_64|x64_sys_call|syscall_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +97,7 @@ def main() -> None:
             recording.join()
         counts = count(samples(recording.data), recording.owners)
     print(f"{machine()}\n{measured}\n")
-    print(table(counts))
+    print(table(counts, round(len(os.sched_getaffinity(0)) * _HERTZ * given.seconds)))
 
 
 class _Recording(threading.Thread):
@@ -162,10 +176,12 @@ def _kernel_work(sample: Sample) -> str:
                 if re.match(pattern, asked[1]):
                     return f"kernel: {name}"
             return f"kernel: {asked[1]}"
-    symbols = " ".join(symbol for symbol, _ in sample.stack)
-    if "page_fault" in symbols:
-        return "kernel: memory"
-    return "kernel: interrupts and its own threads"
+    if _ENTRY.match(sample.stack[0][0]):
+        return "kernel: entry and exit"
+    for name, pattern in _UNASKED:
+        if any(re.search(pattern, symbol) for symbol, _ in sample.stack):
+            return f"kernel: {name}"
+    return _UNKNOWN
 
 
 def _library(file: str) -> str:
@@ -173,19 +189,20 @@ def _library(file: str) -> str:
     return next((library for library, pattern in _LIBRARIES if re.search(pattern, name)), _UNKNOWN)
 
 
-def table(counts: Counter[tuple[str, str]]) -> str:
-    """Shares of all cores' time by owner and work, the largest first."""
+def table(counts: Counter[tuple[str, str]], expected: int) -> str:
+    """Shares of all cores' time by owner and work, the largest first; `expected` ticks are those of cores that never sleep."""
     total = sum(counts.values())
     by_owner: Counter[str] = Counter()
     for (name, _), ticks in counts.items():
         by_owner[name] += ticks
-    lines = [f"{total} samples"]
+    lines = [f"{total} samples of {expected}, which is cores x {_HERTZ} Hz x seconds"]
     for name, ticks in by_owner.most_common():
         lines.append(f"{name:24} {ticks / total:7.2%}")
         parts = [(what, n) for (whose, what), n in counts.items() if whose == name and what]
         lines += [f"  {what:30} {n / total:7.2%}" for what, n in sorted(parts, key=lambda part: -part[1])]
     unknown = sum(n for (_, what), n in counts.items() if what == _UNKNOWN)
-    lines.append(f"named: {1 - unknown / total:.2%} of the time")
+    busy = total - by_owner[_IDLE]
+    lines.append(f"named: {1 - unknown / total:.2%} of the samples, {1 - unknown / busy:.2%} of those of busy cores")
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from workers.settings import KafkaSettings
 from workers.topics import read_topic
 
 Variant = Mapping[str, str]
+# The results of one checkpoint are written within some ms of each other. Should the next one come so soon, it is left out too.
+_CHECKPOINT_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,8 @@ def work_off(
 ) -> Measured:
     """Let one worker work off a backlog in topics of its own. Masks stay in `folder`.
 
-    `at_work` is told the processes' ids when the worker is ready. The rate counts from the first result to the last one, by
-    Kafka's timestamps; what is computed, from the worker being ready.
+    `at_work` is told the processes' ids when the worker is ready. The rate is that of `rate`, by Kafka's timestamps; what is
+    computed counts from the worker being ready.
     """
     settings = settings_for(stack, folder / "masks", folder.name, variant, **kafka)
     create_topics(settings.kafka)
@@ -83,9 +86,24 @@ def work_off(
         while finished(settings.kafka, scans) < scans:
             time.sleep(1.0)
         after = cpu_s(servers, [worker.pid])
-    times = [m.timestamp()[1] for m in read_topic(settings.kafka, settings.kafka.results_topic, follow=False) if m]
-    rate = (len(times) - 1) / (max(times) - min(times)) * 1000
-    return Measured(rate, core_ms(before, after, scans - started))
+    results = read_topic(settings.kafka, settings.kafka.results_topic, follow=False)
+    times_s = [message.timestamp()[1] / 1000 for message in results if message]
+    return Measured(rate(times_s), core_ms(before, after, scans - started))
+
+
+def rate(times_s: Sequence[float], skipped: int = 0) -> float:
+    """Results a second from the end of a checkpoint (`clock_start`) to the last one; nan if nothing comes after it."""
+    begin, last = clock_start(times_s, skipped), max(times_s)
+    return sum(time_s > begin for time_s in times_s) / (last - begin) if last > begin else math.nan
+
+
+def clock_start(times_s: Sequence[float], skipped: int = 0) -> float:
+    """When the checkpoint was written that has the first result, or the first after so many that are `skipped`.
+
+    What it holds was worked on before, so neither it nor its time counts.
+    """
+    first = sorted(times_s)[skipped]
+    return max(time_s for time_s in times_s if time_s <= first + _CHECKPOINT_S)
 
 
 def send(kafka: KafkaSettings, slices: Sequence[bytes], count: int) -> None:

@@ -144,7 +144,7 @@ def main() -> None:
         if not given.out:
             return
         easy = [each for each in slices if is_segmented(each)]
-        with Bench(folder / "free", write_null_models(folder / "models"), easy) as bench:
+        with Bench(folder / "free", write_null_models(folder / "models"), easy, given.deliveries[0]) as bench:
             bench.watch.at([0.0] * _BACKLOG)
             worker = median_highest([bench.highest(_LONG_BACKLOG) for _ in range(given.rounds)])
         print(f"with models that answer at once: {describe(worker)}")
@@ -163,7 +163,7 @@ def main() -> None:
         **sizes,
     )
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "figures.json").write_text(rounded(figures).model_dump_json(indent=1) + "\n")
+    (given.out / "figures.json").write_text(rounded(figures).model_dump_json(indent=1, exclude_none=True) + "\n")
     draw(first, given.out / "latency.png")
 
 
@@ -185,15 +185,21 @@ def measure(bench: Bench, shares: Sequence[float], seconds: float, number: int) 
         rate = share * highest.scans_per_s
         arrivals = poisson(max(100, int(rate * seconds)), rate, f"{share} {number}")
         latencies_s, computed = bench.at(arrivals)
-        loads.append(load_of(share, rate, latencies_s))
+        loads.append(load_of(share, rate, latencies_s, computed))
         print(f"{row(loads[-1])}   {parts(computed)}", flush=True)
     return Round(highest, alone, tuple(loads))
 
 
 def median_highest(rates: Sequence[Highest]) -> Highest:
     """Each figure's median."""
-    computed = {name: median(getattr(each.core_ms, name) for each in rates) for name in CoreMs.model_fields}
-    return Highest(scans_per_s=median(each.scans_per_s for each in rates), core_ms=CoreMs(**computed))
+    return Highest(
+        scans_per_s=median(each.scans_per_s for each in rates),
+        core_ms=_median_core_ms([each.core_ms for each in rates]),
+    )
+
+
+def _median_core_ms(computed: Sequence[CoreMs]) -> CoreMs:
+    return CoreMs(**{name: median(getattr(each, name) for each in computed) for name in CoreMs.model_fields})
 
 
 def over_rounds(rounds: Sequence[Round]) -> tuple[Load, list[Load]]:
@@ -206,6 +212,7 @@ def over_rounds(rounds: Sequence[Round]) -> tuple[Load, list[Load]]:
 
 
 def _load_over_rounds(loads: Sequence[Load]) -> Load:
+    computed = [each.core_ms for each in loads if each.core_ms]
     return Load(
         share=loads[0].share,
         scans_per_s=median(each.scans_per_s for each in loads),
@@ -214,6 +221,7 @@ def _load_over_rounds(loads: Sequence[Load]) -> Load:
         p90_ms=median(each.p90_ms for each in loads),
         p99_ms=max(each.p99_ms for each in loads),
         worst_ms=max(each.worst_ms for each in loads),
+        core_ms=_median_core_ms(computed) if computed else None,
     )
 
 
@@ -230,7 +238,7 @@ def summary(rounds: Sequence[Round]) -> str:
     return "\n".join(lines)
 
 
-def load_of(share: float, rate: float, latencies_s: Sequence[float]) -> Load:
+def load_of(share: float, rate: float, latencies_s: Sequence[float], computed: CoreMs | None = None) -> Load:
     """From single latencies, in seconds."""
     p50, p90, p99 = (float(each) for each in np.percentile(latencies_s, (50, 90, 99)) * 1000)
     return Load(
@@ -241,6 +249,7 @@ def load_of(share: float, rate: float, latencies_s: Sequence[float]) -> Load:
         p90_ms=p90,
         p99_ms=p99,
         worst_ms=max(latencies_s) * 1000,
+        core_ms=computed,
     )
 
 

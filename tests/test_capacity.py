@@ -171,12 +171,45 @@ def test_what_one_unit_may_have_is_what_a_plan_gives_it() -> None:
 
 @pytest.mark.parametrize(("scans_per_s", "units"), [(39.9, 1), (40.1, 2)])
 def test_a_plan_with_a_reserve_holds_on_slower_machines(scans_per_s: float, units: int) -> None:
-    # Half of the highest rate has 0.5 s, of a machine that is a fifth slower: 40 of 100.
-    plan = make_plan(FIGURES, day(scans_per_s, reserve=0.2))
+    # Half of the highest rate has 0.5 s. Of a machine that is a fifth slower that is 40 of 100, and takes 0.625 s.
+    plan = make_plan(FIGURES, day(scans_per_s, reserve=0.2, latency_s=0.625))
 
     assert plan.peak.units == units
     assert plan.peak.utilisation == pytest.approx(scans_per_s / 100 / units)
     assert plan.peak.p99_s == pytest.approx(latency_s(FIGURES, 0.99, plan.peak.utilisation / 0.8, 80))
+
+
+@pytest.mark.parametrize("gpu", [None, 5000.0])
+def test_a_single_scan_too_takes_longer_on_a_machine_that_is_slower_by_the_reserve(gpu: float | None) -> None:
+    plan = make_plan(FIGURES, day(0.01, reserve=0.99, latency_s=60), gpu)
+
+    assert (plan.peak.p50_s, plan.peak.p99_s) == pytest.approx((2.5, 10))
+
+
+def test_a_single_scan_takes_longer_on_a_slow_gpu_and_no_less_on_a_quick_one() -> None:
+    slow, quick = (make_plan(FIGURES, day(0.01, latency_s=60), gpu).peak for gpu in (1, 10_000))
+
+    # A hundredth of the measured unit's rate.
+    assert (slow.p50_s, slow.p99_s) == pytest.approx((2.5, 10))
+    assert (quick.p50_s, quick.p99_s) == pytest.approx((0.025, 0.1))
+
+
+def test_cores_are_those_of_scans_that_come_one_by_one_as_far_as_that_was_measured() -> None:
+    def costing(worker: float) -> dict[str, Any]:
+        return {"core_ms": CoreMs(worker=worker, decoders=0.5, kafka=2 * worker, triton=20).model_dump()}
+
+    loads = [each.model_dump() | costing(ms) for each, ms in zip(FIGURES.loads, (10, 6, 2), strict=True)]
+    demand = day(60)  # two units at 0.3 of their rate, half-way between 0.1 and 0.5
+
+    by_load = make_plan(replaced(loads=loads), demand).cores
+    of_backlogs = make_plan(replaced(loads=[*loads[:2], FIGURES.loads[2].model_dump()]), demand).cores
+    with_gpus = make_plan(replaced(loads=loads), demand, 1000).cores
+
+    assert (by_load.worker, by_load.decoders, by_load.kafka) == pytest.approx((0.24, 0.015, 0.96))
+    assert not by_load.at_least
+    assert (of_backlogs.worker, of_backlogs.kafka) == pytest.approx((0.06, 0.06))
+    assert of_backlogs.at_least
+    assert with_gpus.at_least
 
 
 # What every plan has
@@ -284,6 +317,7 @@ def test_a_played_hour_has_whole_studies_at_the_planned_rate(scans_per_s: float,
         ({"latency_s": 0.0}, "can't be had"),
         ({"latency_s": math.nan}, "can't be had"),
         ({"study_scans": 0}, "study of 0 scans"),
+        ({"study_scans": 10**400}, "a study has 1,000,000 scans at most"),
         ({"scan_bytes": -1.0}, "scan of -1.0 bytes"),
         ({"scan_bytes": math.inf}, "scan of inf bytes"),
         ({"retention_days": -1.0}, "kept for -1.0 days"),
@@ -302,7 +336,12 @@ def test_a_target_below_what_was_measured_is_refused_with_what_can_be_had() -> N
         make_plan(FIGURES, day(1, latency_s=0.09))
 
 
-@pytest.mark.parametrize("gpu", [0.0, -1.0, math.nan, math.inf])
+def test_a_target_that_the_reserve_alone_makes_impossible_is_refused_with_what_is_left() -> None:
+    with pytest.raises(UserError, match=r"it is 0\.10 s .* and 0\.12 s where 80 scans/s are the highest rate"):
+        make_plan(FIGURES, day(1, latency_s=0.11, reserve=0.2))
+
+
+@pytest.mark.parametrize("gpu", [0.0, -1.0, math.nan, math.inf, 1e308])
 def test_a_gpu_needs_a_rate(gpu: float) -> None:
     with pytest.raises(UserError, match="a GPU of"):
         make_plan(FIGURES, day(1), gpu)
@@ -332,6 +371,9 @@ def test_the_figures_that_come_with_mristream_make_a_plan() -> None:
         ({"colour": "red"}, "colour: "),
         ({"scan_bytes": "many"}, "scan_bytes: "),
         ({"worker": FIGURES.unit.model_dump() | {"scans_per_s": 99}}, "can't be slower"),
+        ({"worker": FIGURES.worker.model_dump() | {"scans_per_s": 1e308}}, "worker.scans_per_s: .* equal to 1000000"),
+        ({"scan_bytes": 1e308}, "scan_bytes: .* equal to 1000000000000"),
+        ({"loads": [load(0.1, 1).model_dump() | {"p50_ms": 1.1}]}, "loads.0: .*p50_ms, p90_ms, p99_ms .* have to rise"),
     ],
 )
 def test_a_file_without_figures_is_refused(wrong: dict[str, Any], sentence: str, tmp_path: Path) -> None:

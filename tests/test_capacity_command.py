@@ -119,6 +119,7 @@ def test_wrong_hours_are_refused_in_a_sentence(hours: str, sentence: str) -> Non
         (b"hour,scans\n0\n", "line 2: 1 cells"),
         (b"hour,scans\n0,\xff\n", "is no CSV file"),
         (b"hour,scans\n\x1b[31m,1\n", "is no hour"),
+        (b"hour,scans\n" + b"1" * 5000 + b",1\n", f"line 2: '{'1' * 40}…' is no hour: they go from 0 to 23"),
     ],
 )
 def test_a_wrong_file_is_refused_in_a_sentence(content: bytes, sentence: str, tmp_path: Path) -> None:
@@ -136,6 +137,7 @@ def test_a_wrong_file_is_refused_in_a_sentence(content: bytes, sentence: str, tm
         ("--latency-s=0.001", "can't be had from any number of units"),
         ("--latency-s=nan", "a latency of nan s"),
         ("--study-scans=0", "a study of 0 scans"),
+        ("--study-scans=" + "9" * 400, "a study has 1,000,000 scans at most"),
         ("--bytes-per-scan=0", "a scan of 0.0 bytes"),
         ("--gpu-scans-per-s=0", "a GPU of 0.0 scans"),
         ("--retention-days=-1", "-1.0 days"),

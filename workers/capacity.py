@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workers.errors import UserError
-from workers.figures import CoreMs, Figures, Load
+from workers.figures import LARGEST_SCAN, MOST_SCANS_PER_S, CoreMs, Figures, Load
 from workers.settings import KafkaSettings
 
 HOURS = 24
@@ -27,9 +27,9 @@ HOURS = 24
 MOST_STATIONS = 10_000
 # Larger scans are submitted by reference.
 LARGEST_INLINE: int = KafkaSettings.model_fields["max_inline_bytes"].default
-# A terabyte and a century: likewise.
-LARGEST_SCAN = 10**12
+# A century, and more slices than any study has: likewise.
 LONGEST_DAYS = 36_525
+LARGEST_STUDY = 1_000_000
 # Partitions can be added, but then a patient's later scans lie elsewhere than the earlier ones: leave room to double.
 GROWTH = 2
 # What mristream creates itself where nobody plans.
@@ -77,6 +77,8 @@ class Demand:
             raise UserError(f"a latency of {self.latency_s} s can't be had: give a number above 0")
         if self.study_scans < 1:
             raise UserError(f"a study of {self.study_scans} scans is none: give 1 or more")
+        if self.study_scans > LARGEST_STUDY:
+            raise UserError(f"a study has {LARGEST_STUDY:,} scans at most, and more were given")
         if not 0 <= self.reserve < 1:
             raise UserError(f"a reserve of {self.reserve}: give a share from 0 to below 1")
         if self.scan_bytes is not None and not 0 < self.scan_bytes <= LARGEST_SCAN:
@@ -101,11 +103,15 @@ class Hour:
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """How many cores are busy in the hour with most scans: those of one worker, of its decoders, and of Kafka."""
+    """How many cores are busy in the hour with most scans: those of one worker, of its decoders, and of Kafka.
+
+    `at_least`: computed from a backlog's core-ms. A scan that comes on its own costs more.
+    """
 
     worker: float
     decoders: float
     kafka: float
+    at_least: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +153,12 @@ def make_plan(figures: Figures, demand: Demand, gpu_scans_per_s: float | None = 
     """
     if gpu_scans_per_s is None:
         gpus, workers = None, _Stations(figures, demand, figures.unit.scans_per_s)
-    elif math.isfinite(gpu_scans_per_s) and gpu_scans_per_s > 0:
+    elif 0 < gpu_scans_per_s <= MOST_SCANS_PER_S:
         gpus, workers = (_Stations(figures, demand, rate) for rate in (gpu_scans_per_s, figures.worker.scans_per_s))
     else:
-        raise UserError(f"a GPU of {gpu_scans_per_s} scans a second is none: give a number above 0")
+        raise UserError(
+            f"a GPU of {gpu_scans_per_s} scans a second is none: give a number above 0, and {MOST_SCANS_PER_S:,} at most"
+        )
     for stations in filter(None, (gpus, workers)):
         stations.check_possible()
     _, most_workers = _count(gpus, workers, max(demand.scans_per_hour), None)
@@ -162,7 +170,7 @@ def make_plan(figures: Figures, demand: Demand, gpu_scans_per_s: float | None = 
         unit_scans_per_s=(gpus or workers).scans_per_s,
         worker_scans_per_s=workers.scans_per_s,
         partitions=partitions,
-        cores=_cores(figures.worker.core_ms if gpus else figures.unit.core_ms, demand, most_workers),
+        cores=_cores(figures, max(hours, key=lambda hour: hour.scans), with_gpus=gpus is not None),
         volume=_volume(figures, demand),
     )
 
@@ -172,12 +180,15 @@ def latency_s(figures: Figures, quantile: float, utilisation: float, scans_per_s
 
     `quantile`: 0.5, 0.9 or 0.99. `together`: how many scans of a study come to this station at once.
 
-    Measured is the latency of scans that come one by one. Of those that come together, the last is served when the others
-    have been: (together - 1) / scans_per_s. And what comes in parcels waits as many times longer for what came before:
-    the wait in a queue with equal service times is that of single scans times the size of the parcel. Its tail is taken
-    as P(wait > t) = u·exp(-2·(1 - u)·t) in service times (heavy traffic, mean as Pollaczek and Khinchine have it), which
-    at the 99th percentile is above the exact one from a load of 5 % upwards. It is never taken below the mean, u / (2·(1 - u)):
-    the medians of skewed parts don't add up, and their sum would be too small.
+    Measured is the latency of scans that come one by one. A station that is slower than the measured unit takes as many
+    times longer; one that is faster is not known to be sooner done with a single scan.
+
+    Of scans that come together, the last is served when the others have been: (together - 1) / scans_per_s. And what
+    comes in parcels waits as many times longer for what came before: the wait in a queue with equal service times is that
+    of single scans times the size of the parcel. Its tail is taken as P(wait > t) = u·exp(-2·(1 - u)·t) in service times
+    (heavy traffic, mean as Pollaczek and Khinchine have it), which at the 99th percentile is above the exact one from a
+    load of 5 % upwards. It is never taken below the mean, u / (2·(1 - u)): the medians of skewed parts don't add up, and
+    their sum would be too small.
     """
     if utilisation > figures.highest_share:
         return math.inf
@@ -185,6 +196,7 @@ def latency_s(figures: Figures, quantile: float, utilisation: float, scans_per_s
     # A higher load that was luckier in the measurement is no faster.
     measured = np.maximum.accumulate([percentile(load) for load in figures.loads])
     alone = float(np.interp(utilisation, [load.share for load in figures.loads], measured)) / 1000
+    alone *= max(1.0, figures.unit.scans_per_s / scans_per_s)
     wait = utilisation / (2 * (1 - utilisation))
     if utilisation > 1 - quantile:
         wait = max(wait, math.log(utilisation / (1 - quantile)) / (2 * (1 - utilisation)))
@@ -217,7 +229,8 @@ class _Stations:
         """As the function of this name has it, at a station that is slower by the reserve."""
         left = 1 - self.demand.reserve
         busy = self.utilisation(scans_per_hour, share) / left
-        return latency_s(self.figures, quantile, busy, self.scans_per_s * left, self._study_part(share))
+        # Whatever it does takes longer there, a single scan too.
+        return latency_s(self.figures, quantile, busy, self.scans_per_s, self._study_part(share)) / left
 
     def fewest(self, scans_per_hour: float, partitions: int | None) -> int:
         """The smallest number that holds the target. Raises UserError."""
@@ -236,11 +249,18 @@ class _Stations:
         if best <= self.demand.latency_s:
             return
         lowest, alone = self.figures.loads[0], self.figures.alone
+        left = 1 - self.demand.reserve
+        single = latency_s(self.figures, 0.99, 0.0, self.scans_per_s) / left
         sentence = (
             f"99 of 100 scans within {self.demand.latency_s:g} s can't be had from any number of units: at the lowest load "
             f"that was measured, {lowest.share:.0%} of the highest rate, it is {lowest.p99_ms / 1000:.2f} s (one scan at a "
             f"time: {alone.p99_ms / 1000:.2f} s)"
         )
+        if single > lowest.p99_ms / 1000:
+            sentence += (
+                f", and {single:.2f} s where {self.scans_per_s * left:.3g} scans/s are the highest rate, the reserve taken "
+                "off"
+            )
         if self._study_part(0.0) > 1:
             sentence += (
                 f"; {self.demand.study_scans} scans with one key go through one worker, which makes it {best:.2f} s. Scans "
@@ -286,10 +306,32 @@ def _hour(gpus: _Stations | None, workers: _Stations, number: int, scans: float,
     )
 
 
-def _cores(core_ms: CoreMs, demand: Demand, workers: int) -> Cores:
-    scans_per_s = max(demand.scans_per_hour) / 3600
-    of_one = scans_per_s / workers / 1000
-    return Cores(core_ms.worker * of_one, core_ms.decoders * of_one, core_ms.kafka * scans_per_s / 1000)
+def _cores(figures: Figures, peak: Hour, *, with_gpus: bool) -> Cores:
+    # How much dearer scans are that come on their own is measured with models on CPUs alone.
+    at_load = None if with_gpus else _core_ms_at(figures, peak.utilisation)
+    core_ms = at_load or (figures.worker if with_gpus else figures.unit).core_ms
+    scans_per_s = peak.scans / 3600
+    of_one = scans_per_s / peak.workers / 1000
+    return Cores(
+        worker=core_ms.worker * of_one,
+        decoders=core_ms.decoders * of_one,
+        kafka=core_ms.kafka * scans_per_s / 1000,
+        at_least=at_load is None,
+    )
+
+
+def _core_ms_at(figures: Figures, utilisation: float) -> CoreMs | None:
+    """Interpolated as latencies are; None where not every load's was measured."""
+    measured = [(load.share, load.core_ms) for load in figures.loads if load.core_ms]
+    if len(measured) < len(figures.loads):
+        return None
+    shares, core_ms = zip(*measured, strict=True)
+    return CoreMs(
+        **{
+            name: float(np.interp(utilisation, shares, [getattr(each, name) for each in core_ms]))
+            for name in CoreMs.model_fields
+        }
+    )
 
 
 def _volume(figures: Figures, demand: Demand) -> Volume:

@@ -20,6 +20,8 @@ from workers.terminal import JSON_OPTION, printable
 _COLUMNS = ["hour", "scans"]
 # Larger scans than those that were measured cost more to carry and to decode; from here on too much more.
 _UNLIKE = 3
+# Of what was given instead of a number.
+_LONGEST_SHOWN = 40
 
 
 @click.command("plan-capacity")
@@ -119,9 +121,9 @@ def _read_file(path: Path) -> tuple[float, ...]:
                     raise UserError(f"{path}, line {rows.line_num}: {len(row)} cells, where 2 are needed")
                 cells = dict(zip(header, row, strict=True))
                 hour = cells["hour"].strip()
-                if not (hour.isascii() and hour.isdigit() and int(hour) < HOURS):
+                if not (hour.isascii() and hour.isdigit() and len(hour) <= 2 and int(hour) < HOURS):
                     raise UserError(
-                        f"{path}, line {rows.line_num}: {printable(hour)!r} is no hour: they go from 0 to 23"
+                        f"{path}, line {rows.line_num}: {_shown(hour)} is no hour: they go from 0 to {HOURS - 1}"
                     )
                 if int(hour) in scans:
                     raise UserError(f"{path}, line {rows.line_num}: hour {int(hour)} is there twice")
@@ -139,7 +141,12 @@ def _number(text: str, place: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UserError(f"{place} of the scans by hour: {printable(text.strip())!r} is no number") from None
+        raise UserError(f"{place} of the scans by hour: {_shown(text.strip())} is no number") from None
+
+
+def _shown(text: str) -> str:
+    """In quotes, and its beginning alone where it is long."""
+    return repr(printable(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"))
 
 
 def _table(hours: tuple[Hour, ...], unit: str) -> Table:
@@ -179,8 +186,9 @@ def _sentences(figures: Figures, demand: Demand, plan: Plan, unit: str) -> Itera
         "maxReplicaCount). Give each hour its number by the clock, some minutes ahead: lag grows only when it is too late. None is spare: add "
         "what may fail at a time."
     )
+    at_least = "at least " if cores.at_least else ""
     yield (
-        f"Cores that are busy in that hour: {_digits(cores.worker)} for each worker and {_digits(cores.decoders)} for its "
+        f"Cores that are busy in that hour: {at_least}{_digits(cores.worker)} for each worker and {_digits(cores.decoders)} for its "
         f"decoders, {_digits(cores.kafka)} for Kafka."
     )
     yield (

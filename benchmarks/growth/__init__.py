@@ -5,7 +5,7 @@
 Kafka, Triton and the workers are real and share this machine's cores; the models answer at once. For each point a backlog
 waits in topics of its own before the workers start; masks go to a folder. Measured are:
 
-- scans/s from the first result to the last, by Kafka's timestamps ("-" where that is less than a second);
+- scans/s from the first tenth of the results to the last, by Kafka's timestamps ("-" where that is less than a second);
 - core-ms a scan by process, for the same time;
 - the peak memory (VmHWM) in MiB of the worker that took most, and the same with its decoders: a sum in which what
   processes share counts several times, and so an upper bound;
