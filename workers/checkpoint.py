@@ -9,12 +9,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from workers.caution import OPEN
-from workers.messages import message_place
-from workers.progress import Outcome, Partition
+from workers.messages import HEADER_PREFIX, DeadLetter, message_place
+from workers.progress import Outcome, Partition, ScanMessage
 from workers.settings import KafkaSettings
 
 # Calls that time out are simply called again; this bounds how long one call keeps its thread.
@@ -25,6 +26,9 @@ CALL_HANGS_AFTER_S = 45.0
 
 # Of calls that may well succeed when they are simply repeated.
 _ATTEMPTS = 6
+
+# On a dead letter whose original, with our headers, is larger than its topic takes: it has no value, and says why.
+VALUE_LEFT_OUT_HEADER = HEADER_PREFIX + "value_left_out"
 
 # Hears where the worker is, by name: for tests that let it die there.
 Passed = Callable[[str], None]
@@ -58,6 +62,8 @@ class Publisher(ABC):
         self._producer: Producer | None = None
         self._passed = passed
         self._calling_since: float | None = None
+        # Where the originals were whose values the dead topic doesn't take; asked until something is published.
+        self._too_large: set[tuple[Partition, int]] = set()
 
     def check(self) -> None:
         """Raise ClientHangs if a call doesn't return. For other threads than the one that publishes."""
@@ -114,13 +120,37 @@ class Publisher(ABC):
             on_delivery=delivered,
         )
         if outcome.dead_letter is not None:
-            producer.produce(
-                self._settings.dead_topic,
-                key=message.key,
-                value=message.value,
-                headers=[*message.headers, *outcome.dead_letter.headers()],
-                on_delivery=delivered,
-            )
+            self._produce_letter(producer, message, outcome.dead_letter, delivered)
+
+    def _produce_letter(
+        self,
+        producer: Producer,
+        message: ScanMessage,
+        letter: DeadLetter,
+        delivered: Callable[[KafkaError | None, object], None],
+    ) -> None:
+        """Queue the original of a rejected scan: without its value if that is too large, or nothing is ever published.
+
+        The client has a limit of its own, and says so at once; the topic's is known when it has refused the value.
+        """
+        place = message.partition, message.offset
+
+        def letter_delivered(error: KafkaError | None, report: object) -> None:
+            if _is_too_large(error):
+                self._too_large.add(place)
+            delivered(error, report)
+
+        headers: list[tuple[str, str | bytes | None]] = [*message.headers, *letter.headers()]
+        produce = partial(producer.produce, self._settings.dead_topic, key=message.key, on_delivery=letter_delivered)
+        if place not in self._too_large:
+            try:
+                produce(value=message.value, headers=headers)
+            except KafkaException as problem:
+                if not _is_too_large(problem.args[0]):
+                    raise
+                self._too_large.add(place)
+        if place in self._too_large:
+            produce(value=None, headers=[*headers, (VALUE_LEFT_OUT_HEADER, b"too_large")])
 
 
 class TransactionalPublisher(Publisher):
@@ -160,6 +190,7 @@ class TransactionalPublisher(Publisher):
             # 6. All of it becomes visible at once.
             self._call(producer.commit_transaction, CALL_TIMEOUT_S, attempts=_ATTEMPTS)
             self._in_doubt = False
+            self._too_large.clear()
             self._passed("checkpoint.committed")
         except KafkaException as problem:
             self._recover(producer, problem.args[0])
@@ -227,12 +258,17 @@ class AtLeastOncePublisher(Publisher):
         # 5. The offset after the last scan of each partition.
         for member, offsets in _offsets_by_member(outcomes, members):
             self.commit(member, offsets)
+        self._too_large.clear()
         self._passed("checkpoint.committed")
 
     def commit(self, member: Member, places: Sequence[TopicPartition]) -> None:
         """Commit as the member that the consumer is now."""
         if places:
             member.consumer.commit(offsets=list(places), asynchronous=False)
+
+
+def _is_too_large(error: KafkaError | None) -> bool:
+    return error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE
 
 
 def next_offsets(outcomes: Sequence[Outcome]) -> list[TopicPartition]:

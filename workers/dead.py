@@ -10,6 +10,7 @@ from itertools import chain, islice
 from confluent_kafka import KafkaError, KafkaException, Message
 from pydantic import ValidationError
 
+from workers.checkpoint import VALUE_LEFT_OUT_HEADER
 from workers.errors import Unavailable, UserError
 from workers.kafka import make_producer, make_transactional_producer
 from workers.messages import ATTEMPT_HEADER, HEADER_PREFIX, DeadLetter, Headers, attempt_of
@@ -40,6 +41,11 @@ class DeadScan:
     def original_headers(self) -> list[tuple[str, bytes | None]]:
         """The headers that the sender gave."""
         return [(name, value) for name, value in self.headers if not name.startswith(HEADER_PREFIX)]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the original's bytes are here; else they were too large for the dead topic."""
+        return VALUE_LEFT_OUT_HEADER not in dict(self.headers)
 
     @property
     def attempt(self) -> int:
@@ -91,13 +97,13 @@ class Redrive:
 
     def send(self, scans: Iterable[DeadScan]) -> int:
         """Send the original messages to the topics that they came from, byte for byte, with the headers that their senders gave and one
-        that says which attempt it is. Returns how many.
+        that says which attempt it is. Those whose bytes are not here are passed over. Returns how many.
 
         Raises UserError if another redrive has taken over, and Unavailable if Kafka does not take them; what was counted
         before is sent for good, and the rest can be sent by calling again.
         """
         sent = 0
-        remaining = iter(scans)
+        remaining = (scan for scan in scans if scan.is_whole)
         while first := next(remaining, None):
             batch = list(chain([first], islice(remaining, _SCANS_IN_TRANSACTION - 1)))
             try:

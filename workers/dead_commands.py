@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -13,8 +14,11 @@ from rich.text import Text
 
 from workers.decoding.formats import identify
 from workers.errors import Reason, ScanRejected, UserError
-from workers.settings import load_settings
-from workers.terminal import JSON_OPTION, print_row, printable, say
+from workers.settings import KafkaSettings, load_settings
+from workers.terminal import JSON_OPTION, print_row, printable, say, say_left_out
+
+if TYPE_CHECKING:
+    from workers.dead import DeadScan
 
 
 @click.group()
@@ -69,6 +73,8 @@ def dead_show(scan_id: str, save: Path | None, as_json: bool) -> None:
             "format": _format(content),
             "begins_with": content[:16].hex(" "),
         }
+        if not scan.is_whole:
+            facts["left_out"] = _why_left_out(scan, settings)
         headers = {name: (value or b"").decode(errors="replace") for name, value in scan.original_headers}
         if as_json:
             click.echo(json.dumps(facts | {"headers": headers}))
@@ -76,6 +82,8 @@ def dead_show(scan_id: str, save: Path | None, as_json: bool) -> None:
         for name, value in (facts | {f"header {name}": value for name, value in headers.items()}).items():
             click.echo(printable(f"{name}: {value}"))
     if save is not None:
+        if not scans[-1].is_whole:
+            raise UserError(f"{save} is not written: {_why_left_out(scans[-1], settings)}")
         try:
             save.write_bytes(scans[-1].value or b"")
         except OSError as problem:
@@ -94,7 +102,8 @@ def dead_redrive(reason: str | None, scan_ids: Sequence[str], dry_run: bool, as_
 
     They go byte for byte as they came, once what was wrong is mended: all, or those of one reason, or some. Each is sent
     once: one that was rejected more than once too, and one that was sent again before is left out. Each gets a new final
-    result, whose `attempt` says that it replaces the rejection. Exit code 1: Kafka did not take all of them.
+    result, whose `attempt` says that it replaces the rejection. One whose bytes were too large to be kept with the
+    rejection is left out, and it is said where they are. Exit code 1: Kafka did not take all of them.
     """
     from workers.dead import Redrive, choose, read_dead
 
@@ -108,6 +117,8 @@ def dead_redrive(reason: str | None, scan_ids: Sequence[str], dry_run: bool, as_
             f"not among {among} that wait: {', '.join(map(printable, sorted(unknown)))} "
             "(`mristream dead show` tells whether it was sent again)"
         )
+    elsewhere = {scan_id: chosen.pop(scan_id) for scan_id, scan in list(chosen.items()) if not scan.is_whole}
+    say_left_out([f"{printable(scan_id)}: {_why_left_out(scan, settings)}" for scan_id, scan in elsewhere.items()])
     for scan_id, scan in chosen.items():
         if as_json:
             click.echo(json.dumps({"scan_id": scan_id, "code": scan.letter.code, "attempt": scan.attempt + 1}))
@@ -119,6 +130,16 @@ def dead_redrive(reason: str | None, scan_ids: Sequence[str], dry_run: bool, as_
     places = {scan.place for scan in chosen.values()}
     sent = redrive.send(scan for scan in read_dead(settings) if scan.place in places) if chosen else 0
     say(f"{sent} scans sent again")
+
+
+def _why_left_out(scan: DeadScan, settings: KafkaSettings) -> str:
+    letter = scan.letter
+    place = f"{letter.topic}[{letter.partition}] at offset {letter.offset}"
+    sentence = f"its bytes were too large for {settings.dead_topic}; they are on {place}, while Kafka keeps them there"
+    if letter.topic != settings.scans_topic:
+        return sentence
+    offsets = f"{letter.partition}:{letter.offset}-{letter.offset}"
+    return f"{sentence}: `mristream submit --replay --offsets {offsets}` sends them again"
 
 
 def _format(content: bytes) -> str:

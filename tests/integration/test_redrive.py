@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from pydantic import SecretStr
 
 from deploy.local.worker import WorkerProcess
-from tests.conftest import wait_for
+from tests.conftest import scan_message, wait_for
 from tests.integration.conftest import read_all_results
+from workers.checkpoint import AtLeastOncePublisher, Publisher, TransactionalPublisher
+from workers.cli import main
 from workers.dead import DeadScan, Redrive, choose, read_dead
 from workers.errors import Reason, UserError
-from workers.kafka import create_topics, make_producer
-from workers.settings import Settings
+from workers.kafka import create_topics, make_producer, make_transactional_producer
+from workers.messages import DeadLetter, ScanResult, Status
+from workers.progress import Outcome
+from workers.settings import KafkaSettings, Settings
 from workers.topics import read_topic
 
 REJECTED = 20
+# Of the dead topic that is made by hand.
+MOST_BYTES = 10_000
 
 
 @pytest.fixture
@@ -98,3 +109,88 @@ def test_the_new_result_says_that_it_replaces_the_rejection(rejected: Settings, 
 
     assert sorted(attempts) == [1, 2]
     assert [s.attempt for s in waiting(rejected) if s.letter.scan_id == "2"] == [2], "it waits again, once"
+
+
+def rejected_scan(offset: int, size: int) -> Outcome:
+    """A scan of that many bytes that is no image."""
+    why = {"scan_id": str(offset), "code": Reason.UNSUPPORTED_FORMAT, "message": "no image", "step": "decode"}
+    letter = DeadLetter.model_validate({**why, "worker_version": "0", "topic": "t", "partition": 0, "offset": offset})
+    message = scan_message(offset, value=b"x" * size, ce_id=str(offset))
+    return Outcome(message, ScanResult(scan_id=str(offset), status=Status.REJECTED), letter)
+
+
+def publish(publisher: Publisher, outcome: Outcome) -> None:
+    """As a worker does: again and again."""
+    for _ in range(5):
+        try:
+            return publisher.publish([outcome], [])
+        except KafkaException:
+            continue
+    pytest.fail("it is never published")
+
+
+def publisher_of(kafka: KafkaSettings, delivery: str) -> Publisher:
+    if delivery == "exactly_once":
+        return TransactionalPublisher(kafka, lambda: make_transactional_producer(kafka, f"{kafka.group_id}-publisher"))
+    return AtLeastOncePublisher(kafka, lambda: make_producer(kafka))
+
+
+def make_small_dead_topic(kafka: KafkaSettings) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    topic = NewTopic(kafka.dead_topic, 1, config={"max.message.bytes": str(MOST_BYTES)})
+    admin.create_topics([topic])[kafka.dead_topic].result(20)
+    create_topics(kafka)
+
+
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+@pytest.mark.parametrize("limit_of", ["topic", "client"])
+def test_an_original_that_is_too_large_for_the_dead_topic_is_published_without_its_value(
+    quick: Settings, limit_of: str, delivery: str
+) -> None:
+    kafka = quick.kafka
+    if limit_of == "topic":
+        make_small_dead_topic(kafka)
+    else:
+        create_topics(kafka)
+        kafka = kafka.model_copy(update={"client": {"message.max.bytes": SecretStr(str(MOST_BYTES))}})
+    publisher = publisher_of(kafka, delivery)
+
+    publish(publisher, rejected_scan(0, MOST_BYTES - 200))
+    publish(publisher, rejected_scan(1, 100))
+
+    letters = {scan.letter.offset: scan for scan in waiting(quick)}
+    assert (letters[0].is_whole, letters[0].value) == (False, None)
+    assert (letters[1].is_whole, letters[1].value) == (True, b"x" * 100)
+    assert letters[0].original_headers == [("ce_id", b"0")]
+    results = [result.scan_id for result in read_all_results(quick.kafka)]
+    assert sorted(set(results)) == ["0", "1"]
+    assert delivery == "at_least_once" or len(results) == 2
+
+
+def test_a_scan_whose_bytes_the_dead_topic_does_not_have_is_sent_again_from_where_it_lies(
+    quick: Settings, tmp_path: Path
+) -> None:
+    make_small_dead_topic(quick.kafka)
+    groups = quick.model_dump(mode="json")
+    environment = {f"MRISTREAM_{name.upper()}": json.dumps(group) for name, group in groups.items()}
+    again = "mristream submit --replay --offsets 2:0-0"
+
+    def mristream(*arguments: str) -> Result:
+        return CliRunner().invoke(main, arguments, env=environment)
+
+    with WorkerProcess(tmp_path / "worker", quick):
+        producer = make_producer(quick.kafka)
+        for number, size in enumerate((2 * MOST_BYTES, 10)):
+            producer.produce(quick.kafka.scans_topic, b"x" * size, partition=2, headers={"ce_id": str(number)})
+            wait_for(lambda: len(read_all_results(quick.kafka)) > number, "the result")  # noqa: B023
+
+        saved = mristream("dead", "show", "0", "--save", str(tmp_path / "scan"))
+        redriven = mristream("dead", "redrive").stderr
+
+        assert again in mristream("dead", "show", "0").stdout
+        assert (saved.exit_code, again in saved.stderr, (tmp_path / "scan").exists()) == (2, True, False)
+        assert (again in redriven, "1 scans sent again" in redriven) == (True, True)
+        mristream(*again.split()[1:])
+        wait_for(lambda: len(read_all_results(quick.kafka)) == 4, "another result of each")
+
+    assert sent_again(quick, quick.kafka.scans_topic) == ["1"]

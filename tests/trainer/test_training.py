@@ -78,11 +78,12 @@ def test_eight_slices_are_learnt_by_heart(tmp_path: Path) -> None:
     slices = made_slices(8)
     config = small_config(stages=[{"side": 128, "epochs": 24, "peak_learning_rate": 8e-3}], ema_decay=0.7)
     progress = Silent()
-    started = time.monotonic()
+    started_s = time.process_time()
 
     Trainer(config, slices, slices, tmp_path, progress=progress).run()
 
-    assert time.monotonic() - started < 60
+    # A minute of two cores, however busy they are with other things.
+    assert time.process_time() - started_s < 120
     assert progress.history[-1].val["dice"] > 0.8
     assert progress.history[-1].loss < 0.5 * progress.history[0].loss
 
