@@ -3,15 +3,14 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import SCANS, scan_message
-from workers.caution import CLOSED, NOTHING_LEFT_AFTER_S, OPEN, Caution, Note
+from workers.caution import CLOSED, OPEN, Caution, Note
 from workers.progress import Partition
 
 P0 = Partition(SCANS, 0)
 
 
-def careful(attempts: int = 5, reach: int = 4, clock: list[float] | None = None) -> Caution:
-    now = clock or [0.0]
-    return Caution(attempts, reach, clock=lambda: now[0])
+def careful(attempts: int = 5, reach: int = 4) -> Caution:
+    return Caution(attempts, reach)
 
 
 @pytest.mark.parametrize("note", [CLOSED, OPEN, Note(opened=7, begun=2)])
@@ -68,19 +67,6 @@ def test_other_partitions_are_taken_alone_too_but_without_notes() -> None:
 
     assert caution.take(scan_message(3, partition=1)) is None
     assert caution.active
-
-
-def test_where_nothing_more_comes_nothing_is_left_to_be_careful_of() -> None:
-    now = [0.0]
-    caution = careful(clock=now)
-    caution.suspect(P0, 10, Note(opened=2))
-
-    caution.nothing_came()
-    assert caution.active
-    now[0] += NOTHING_LEFT_AFTER_S + 0.1
-    caution.nothing_came()
-
-    assert not caution.active
 
 
 def test_a_partition_that_goes_away_is_no_longer_suspect() -> None:

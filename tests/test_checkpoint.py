@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -209,3 +210,26 @@ def test_what_was_committed_unseen_is_not_doubled_when_the_next_publication_fail
     publishing.publish([finished(scan_message(3))], members)
 
     assert log == ["0-0", "0-1", "0-2", "0-3"]
+
+
+def test_nothing_is_taken_for_never_committed_because_kafka_does_not_say(finished: Finished) -> None:
+    log: list[str] = []
+    ends = [KafkaError(KafkaError._TIMED_OUT), None]
+    publishing, members = publisher(log, ends)
+    outcomes = [finished(scan_message(0))]
+    with pytest.raises(KafkaException):
+        publishing.publish(outcomes, members)
+
+    mute: Any = SimpleNamespace(
+        committed=lambda places, timeout: [
+            SimpleNamespace(
+                topic=place.topic, partition=place.partition, offset=-1001, error=KafkaError(KafkaError._TRANSPORT)
+            )
+            for place in places
+        ]
+    )
+    with pytest.raises(KafkaException):
+        publishing.publish(outcomes, [Member(SCANS, mute, object())])
+    publishing.publish(outcomes, members)
+
+    assert log == ["0-0"]

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.conftest import wait_for
-from workers.errors import Unavailable
+from workers.errors import ModelFailed, Unavailable
 from workers.metrics import BreakerState, Metrics
 from workers.retry import FIRST_DELAY_S, LONGEST_DELAY_S, GaveUp, Patience
 
@@ -116,11 +116,55 @@ def test_pauses_grow_and_are_capped() -> None:
     assert value(metrics, "mristream_dependency_down_since_timestamp_seconds", dependency="triton") == 0
 
 
-def test_a_bad_scan_met_while_trying_leaves_the_turn_to_others() -> None:
+def test_a_bad_scan_met_while_trying_ends_the_outage() -> None:
     patience = Patience(Metrics(), lambda _: None)
     patience.missed(Unavailable("source", "gone"))
 
     with pytest.raises(KeyError):
         patience.insist("source", lambda: {}["x"])
 
+    assert patience.down() == {}
     assert patience.insist("source", lambda: "read") == "read"
+
+
+def test_a_model_that_fails_while_trying_leaves_the_turn_to_others_and_is_still_down() -> None:
+    patience = Patience(Metrics(), lambda _: None)
+    patience.missed(Unavailable("triton", "gone"))
+
+    with pytest.raises(ModelFailed):
+        patience.insist("triton", lambda: (_ for _ in ()).throw(ModelFailed("no answer in time")))
+
+    assert list(patience.down()) == ["triton"]
+    assert patience.insist("triton", lambda: "answer") == "answer"
+    assert patience.down() == {}
+
+
+def test_what_nobody_insists_on_can_be_forgotten() -> None:
+    patience = Patience(Metrics(), lambda _: None)
+    patience.missed(Unavailable("kafka", "gone"))
+
+    patience.forget("kafka")
+
+    assert patience.down() == {}
+
+
+def test_what_somebody_insists_on_stays_down_until_it_answers() -> None:
+    patience = Patience(Metrics(), lambda _: None)
+    answers, tried = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        if patience.down():
+            tried.set()
+        if not answers.is_set():
+            raise Unavailable("kafka", "gone")
+
+    asking = threading.Thread(target=lambda: patience.insist("kafka", ask), daemon=True)
+    asking.start()
+    assert tried.wait(20)
+
+    patience.forget("kafka")
+    assert list(patience.down()) == ["kafka"]
+
+    answers.set()
+    asking.join(20)
+    assert patience.down() == {}

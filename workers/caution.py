@@ -10,16 +10,13 @@ Nothing of this costs anything while nobody dies: one small commit for each part
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from workers.progress import Partition, ScanMessage
 
 # Deaths without progress before a partition is suspect. One is any node's fate; the second at the same place is odd.
 UNEXPLAINED_DEATHS = 2
-# With nothing more to take for this long, what was suspect has been passed: the partition's end is reached.
-NOTHING_LEFT_AFTER_S = 1.0
 _NOTE = re.compile(r"mristream opened=(\d+) begun=(\d+)")
 
 
@@ -64,14 +61,12 @@ class _Suspect:
 class Caution:
     """Which partitions are suspect, and how often each scan there was begun. Belongs to the poll loop's thread."""
 
-    def __init__(self, attempts: int, reach: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, attempts: int, reach: int) -> None:
         """`attempts`: workers that may die of a scan, those before the suspicion included, before it is rejected.
         `reach`: scans of one partition that a worker may have had in flight when it died."""
         self._solo_attempts = max(1, attempts - UNEXPLAINED_DEATHS)
         self._reach = reach
-        self._clock = clock
         self._suspects: dict[Partition, _Suspect] = {}
-        self._heard_at = clock()
 
     @property
     def active(self) -> bool:
@@ -81,16 +76,14 @@ class Caution:
     def suspect(self, partition: Partition, offset: int, note: Note) -> None:
         """Be careful with what lies at `offset` and shortly behind."""
         self._suspects[partition] = _Suspect(until=offset + self._reach, at=offset, begun=note.begun)
-        self._heard_at = self._clock()
 
     def drop(self, partitions: Iterable[Partition]) -> None:
-        """Forget partitions that are no longer ours."""
+        """Forget partitions that are no longer ours, or whose end is reached."""
         for partition in partitions:
             self._suspects.pop(partition, None)
 
     def take(self, message: ScanMessage) -> Note | None:
         """The note to write before the scan is begun; None where its partition is not suspect (any more)."""
-        self._heard_at = self._clock()
         suspect = self._suspects.get(message.partition)
         if suspect is None:
             return None
@@ -103,8 +96,3 @@ class Caution:
     def is_too_much(self, note: Note) -> bool:
         """Whether the scan that `note` was to be written for has killed enough workers."""
         return note.begun > self._solo_attempts
-
-    def nothing_came(self) -> None:
-        """Note that there was nothing to take; after a while there is nothing left to be careful of."""
-        if self._suspects and self._clock() - self._heard_at > NOTHING_LEFT_AFTER_S:
-            self._suspects.clear()

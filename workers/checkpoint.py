@@ -271,6 +271,18 @@ def _is_too_large(error: KafkaError | None) -> bool:
     return error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE
 
 
+def committed(member: Member, partitions: Sequence[Partition]) -> list[TopicPartition]:
+    """The offset that is committed for each partition, and the note beside it. Raises KafkaException.
+
+    While a transaction with one of these offsets is open, Kafka keeps us waiting: a commit that is on its way is seen.
+    """
+    places = member.consumer.committed([TopicPartition(*each) for each in partitions], timeout=CALL_TIMEOUT_S)
+    for place in places:
+        if place.error is not None:  # else its offset would look as if nothing had ever been committed
+            raise KafkaException(place.error)
+    return places
+
+
 def next_offsets(outcomes: Sequence[Outcome]) -> list[TopicPartition]:
     """For each partition the offset after its last outcome: where the next worker starts."""
     following: dict[Partition, int] = {}
@@ -296,8 +308,7 @@ def _not_yet_committed(outcomes: Sequence[Outcome], members: Sequence[Member]) -
     """What is left to publish after a transaction whose end we did not see: it may have been committed."""
     starts: dict[Partition, int] = {}
     for member, offsets in _offsets_by_member(outcomes, members):
-        asked = [TopicPartition(place.topic, place.partition) for place in offsets]
-        for place in member.consumer.committed(asked, timeout=CALL_TIMEOUT_S):
+        for place in committed(member, [Partition(place.topic, place.partition) for place in offsets]):
             starts[Partition(place.topic, place.partition)] = place.offset
     for outcome in outcomes:
         if outcome.message.offset >= starts.get(outcome.message.partition, 0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, cast
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
-from workers.caution import Caution, Note
+from workers.caution import Caution
 from workers.checkpoint import ClientHangs, Passed, Publisher, nothing_hears
 from workers.errors import Reason
 from workers.lag import LagMeter
@@ -25,7 +26,7 @@ from workers.metrics import Metrics
 from workers.pace import Pace
 from workers.pipeline import Pipeline
 from workers.progress import Outcome, Partition, Progress, ScanMessage
-from workers.publishing import Publishing
+from workers.publishing import Alone, Publishing
 from workers.retry import GaveUp, Patience
 from workers.settings import WorkerSettings
 from workers.tracing import NO_TRACING, Tracing
@@ -50,10 +51,9 @@ SMALL = 4
 
 @dataclass(slots=True)
 class _Batch:
-    lane: Lane
     messages: list[ScanMessage]
     future: Future[list[Outcome]]
-    alone: Note | None = None
+    alone: Alone | None = None
     began_at: float = field(default_factory=time.monotonic)
 
 
@@ -92,6 +92,8 @@ class Worker:
             passed=passed,
         )
         self._caution = Caution(settings.attempts, reach=settings.batch_scans * settings.batches_in_flight)
+        # For partitions of ours in which scans were worked on alone: set when they go.
+        self._lost = defaultdict[Partition, threading.Event](threading.Event)
         self._batches: list[_Batch] = []
         self._pace = Pace(settings.batch_scans)
         # Lanes that there was room for in this turn, and whether none of their scans waited: then whoever waits for results
@@ -182,9 +184,15 @@ class Worker:
                     other.yielded += other is not lane
                 return True
             self._caught_up |= lane.name is LaneName.ROUTINE
-        if not self._progress.unpublished_scans:  # else it was our turn to wait, not that nothing was there
-            self._caution.nothing_came()
+        # With none held back, all that has come is published.
+        if self._caution.active and len(self._with_room) == len(self._lanes):
+            self._caution.drop(self._read_to_the_end())
         return False
+
+    def _read_to_the_end(self) -> list[Partition]:
+        """Partitions of which nothing is left in Kafka."""
+        places = [(partition, lane.left_in_kafka(partition)) for lane in self._lanes for partition in lane.partitions]
+        return [partition for partition, place in places if place is not None and not place[1]]
 
     def _take_from(self, lane: Lane) -> list[Message]:
         if self._caution.active:
@@ -222,32 +230,24 @@ class Worker:
             return False
         self._passed("taken")
         self._metrics.taken(lane.name, messages)
+        work, alone = partial(self._pipeline.process, messages, lane.name), None
         # A note stands beside a committed offset: there must be nothing unpublished before it.
-        alone = None
-        if self._caution.active and self._progress.unpublished_scans == 1:
-            alone = self._caution.take(messages[0])
-        if alone is None:
-            work = partial(self._pipeline.process, messages, lane.name)
-        else:
-            work = partial(self._work_alone, lane, messages[0], alone)
-        self._batches.append(_Batch(lane, messages, self._threads.submit(work), alone))
+        suspect = self._caution.active and self._progress.unpublished_scans == 1
+        if suspect and (note := self._caution.take(messages[0])):
+            alone = Alone(lane, messages[0], note, self._lost[messages[0].partition])
+            work = partial(self._work_alone, alone)
+        self._batches.append(_Batch(messages, self._threads.submit(work), alone))
         self._measure_flight()
         return True
 
-    def _work_alone(self, lane: Lane, message: ScanMessage, note: Note) -> list[Outcome]:
+    def _work_alone(self, alone: Alone) -> list[Outcome]:
         """Take one suspect scan through the steps; or none of them, if workers have died of it often enough."""
-        if self._caution.is_too_much(note):
-            log.error("a scan is rejected unopened: workers died of it", extra=about(message))
-            return [
-                self._pipeline.reject(
-                    message,
-                    lane.name,
-                    Reason.KILLS_WORKER,
-                    f"{note.begun - 1} workers died while they worked on this scan alone; it was not opened again",
-                )
-            ]
-        self._patience.insist("kafka", partial(self._publishing.mark, lane, message, note))
-        return self._pipeline.process([message], lane.name)
+        if self._caution.is_too_much(alone.note):
+            log.error("a scan is rejected unopened: workers died of it", extra=about(alone.message))
+            why = f"{alone.note.begun - 1} workers died while they worked on this scan alone; it was not opened again"
+            return [self._pipeline.reject(alone.message, alone.lane.name, Reason.KILLS_WORKER, why)]
+        self._patience.insist("kafka", partial(self._publishing.mark, alone))
+        return self._pipeline.process([alone.message], alone.lane.name)
 
     def _wait_a_moment(self) -> None:
         """Let time pass until a batch or a publication ends, or scans may have come."""
@@ -270,7 +270,7 @@ class Worker:
         for batch in self._batches:
             if batch.alone is not None and not batch.future.done() and self._patience.down():
                 # Whoever dies while it waits for somebody else didn't die of this scan.
-                self._publishing.take_back(batch.lane, batch.messages[0], batch.alone)
+                self._publishing.take_back(batch.alone)
                 batch.alone = None
         done = [batch for batch in self._batches if batch.future.done()]
         if not done:
@@ -353,6 +353,8 @@ class Worker:
     def _drop(self, partitions: list[Partition]) -> None:
         self._metrics.left_to_others.inc(self._progress.drop(partitions))
         self._caution.drop(partitions)
+        for partition in partitions:
+            self._lost.pop(partition, threading.Event()).set()
 
     # Measuring
 

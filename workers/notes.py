@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
 
 from workers.caution import CLOSED, Note
-from workers.checkpoint import CALL_TIMEOUT_S, Member, Publisher
+from workers.checkpoint import CALL_TIMEOUT_S, Member, Publisher, committed
 from workers.progress import Partition
 
 
@@ -25,8 +25,9 @@ class Found:
 class Notebook:
     """Reads and writes notes, with the offsets that they stand beside.
 
-    Writing is fenced like any commit of the publisher: who has lost a partition can't put its offset back. All methods
-    run on the publishing thread, and raise KafkaException where Kafka doesn't answer or the member is one no longer.
+    Writing is fenced like any commit of the publisher: Kafka refuses who is a member no longer. It doesn't ask whose a
+    partition is: `member` must be from a time when it was ours. All methods run on the publishing thread, and raise
+    KafkaException where Kafka doesn't answer or refuses.
     """
 
     def __init__(self, publisher: Publisher) -> None:
@@ -37,7 +38,7 @@ class Notebook:
 
         Those in which no scan waits count as closed: nobody has died of nothing.
         """
-        found = _find(member.consumer, self._committed(member, partitions))
+        found = _find(member.consumer, committed(member, partitions))
         opened = [
             _place(f.partition, f.offset, Note(f.note.opened + 1, f.note.begun)) for f in found if f.offset < f.end
         ]
@@ -51,23 +52,20 @@ class Notebook:
     def close(self, member: Member, partitions: Sequence[Partition]) -> None:
         """Note that we leave these partitions in good order. A scan on which workers died stays known."""
         left = []
-        for place in self._committed(member, partitions):
+        for place in committed(member, partitions):
             note = Note.read(place.metadata)
             if note.opened and not note.begun:
                 left.append(_place(_partition(place), place.offset, CLOSED))
         self._publisher.commit(member, left)
 
-    def _committed(self, member: Member, partitions: Sequence[Partition]) -> list[TopicPartition]:
-        return member.consumer.committed([TopicPartition(*p) for p in partitions], timeout=CALL_TIMEOUT_S)
 
-
-def _find(consumer: Consumer, committed: Sequence[TopicPartition]) -> list[Found]:
+def _find(consumer: Consumer, places: Sequence[TopicPartition]) -> list[Found]:
     """The notes of the partitions, as far as scans wait there."""
-    ends = _offsets(consumer, committed, OFFSET_END)
+    ends = _offsets(consumer, places, OFFSET_END)
     # Where nothing is committed yet, the consumer begins with what is there (auto.offset.reset=earliest).
-    firsts = _offsets(consumer, [place for place in committed if place.offset < 0], OFFSET_BEGINNING)
+    firsts = _offsets(consumer, [place for place in places if place.offset < 0], OFFSET_BEGINNING)
     found = []
-    for place in committed:
+    for place in places:
         partition = _partition(place)
         offset = firsts.get(partition, place.offset)
         note = Note.read(place.metadata) if offset < ends[partition] else CLOSED

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import partial
 from threading import Event
 from typing import Any
@@ -25,7 +26,7 @@ from workers.messages import Lane as LaneName
 from workers.metrics import Metrics
 from workers.notes import Found, Notebook
 from workers.progress import Outcome, Partition, Progress, ScanMessage
-from workers.retry import FIRST_DELAY_S, Patience
+from workers.retry import FIRST_DELAY_S, GaveUp, Patience
 from workers.settings import WorkerSettings
 from workers.tracing import NO_TRACING, Tracing
 
@@ -33,6 +34,19 @@ log = logging.getLogger(__name__)
 
 # Leaving in good order is a courtesy to the next worker; a Kafka that is down must not hold up the end.
 LEAVE_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """A suspect scan that is worked on alone, and the note to write before it is begun.
+
+    `lost` is set when its partition goes away: if that comes back, it does so with another event.
+    """
+
+    lane: Lane
+    message: ScanMessage
+    note: Note
+    lost: Event
 
 
 class Publishing:
@@ -95,9 +109,9 @@ class Publishing:
             return
         # 2. The finished prefix of each partition. (1. Its masks are stored: that is what "finished" means.)
         finished = self._progress.finished_prefix()
-        if not finished and "kafka" in self._patience.down():
-            # What could not be published is another worker's now. Whether Kafka is back, the next scans will show.
-            self._patience.answered("kafka")
+        if not finished:
+            # What could not be published, if anything, is another worker's now.
+            self._patience.forget("kafka")
         is_old = time.monotonic() - self._oldest_finished_at >= self._settings.checkpoint_interval_s
         is_urgent = at_once or any(outcome.result.lane is LaneName.STAT for outcome in finished)
         if finished and (is_urgent or is_old or len(finished) >= self._settings.checkpoint_scans):
@@ -132,17 +146,22 @@ class Publishing:
                 self.open(lane, partitions, FIRST_DELAY_S)
         return [f for f in found if self._progress.owns(f.partition)]
 
-    def mark(self, lane: Lane, message: ScanMessage, note: Note) -> None:
-        """Write a note beside a scan's offset, and wait for it. For the batches' threads; raises Unavailable."""
+    def mark(self, alone: Alone) -> None:
+        """Write the note beside the scan's offset, and wait for it.
+
+        For the batches' threads. Raises Unavailable, and GaveUp where the scan is lost.
+        """
         try:
-            self._thread.submit(self._mark, lane, message, note).result()
+            self._thread.submit(self._mark, alone, alone.note).result()
         except KafkaException as problem:
             raise Unavailable("kafka", f"a note can't be written: {problem}") from problem
+        if alone.lost.is_set():
+            raise GaveUp("its partition is another worker's now")
 
-    def take_back(self, lane: Lane, message: ScanMessage, note: Note) -> None:
-        """Have a note say what it said before the scan was begun."""
-        before = Note(note.opened, note.begun - 1)
-        self._thread.submit(_log_failure, partial(self._mark, lane, message, before), "a note can't be taken back")
+    def take_back(self, alone: Alone) -> None:
+        """Have the note say what it said before the scan was begun."""
+        before = Note(alone.note.opened, alone.note.begun - 1)
+        self._thread.submit(_log_failure, partial(self._mark, alone, before), "a note can't be taken back")
 
     def leave(self, lane: Lane, partitions: Sequence[Partition]) -> None:
         """Note beside the partitions' offsets that we leave in good order, if Kafka answers soon."""
@@ -150,8 +169,11 @@ class Publishing:
             close = partial(self._notebook.close, lane.member(), partitions)
             wait([self._thread.submit(_log_failure, close, "notes can't be closed")], LEAVE_TIMEOUT_S)
 
-    def _mark(self, lane: Lane, message: ScanMessage, note: Note) -> None:
-        self._notebook.mark(lane.member(), message.partition, message.offset, note)
+    def _mark(self, alone: Alone, note: Note) -> None:
+        # In this order: if the partition goes after the look, Kafka refuses the member that we were before.
+        member = alone.lane.member()
+        if not alone.lost.is_set():
+            self._notebook.mark(member, alone.message.partition, alone.message.offset, note)
 
     def _publish(self, outcomes: Sequence[Outcome], members: Sequence[Member]) -> None:
         traces = (outcome.message.trace for outcome in outcomes)

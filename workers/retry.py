@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from workers.errors import Unavailable
+from workers.errors import ModelFailed, Unavailable
 from workers.metrics import BreakerState, Metrics
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ LONGEST_DELAY_S = 5.0
 
 
 class GaveUp(Exception):
-    """The worker is stopping and what it waited for did not come back: the batch stays unpublished."""
+    """The worker stops before what it waited for came back, or the partition went: the batch stays unpublished."""
 
 
 @dataclass(slots=True)
@@ -33,6 +33,7 @@ class _Breaker:
     try_at: float
     reason: str
     trying: bool = False
+    insisted: bool = False  # somebody will try until it answers
 
 
 class Patience:
@@ -74,9 +75,13 @@ class Patience:
                 self.missed(problem)
                 if self._stopping:
                     raise GaveUp(str(problem)) from problem
-            except BaseException:
+            except ModelFailed:
                 if trying:
                     self._pass_on(dependency)
+                raise
+            except BaseException:
+                # A bad scan, a partition that went, our own mistake: not an outage, and nobody may come to ask again.
+                self.answered(dependency)
                 raise
             else:
                 self.answered(dependency)
@@ -118,6 +123,12 @@ class Patience:
             self._changed.notify_all()
         self._say(f"{dependency} is back after {self._clock() - breaker.since:.1f} s")
 
+    def forget(self, dependency: str) -> None:
+        """Close the breaker of what nobody insists on: whether it is back, the next call will show."""
+        breaker = self._breakers.get(dependency)
+        if breaker is not None and not breaker.insisted:
+            self.answered(dependency)
+
     def next_try_s(self, dependency: str) -> float:
         """Seconds until a dependency that is down is tried again."""
         with self._changed:
@@ -133,6 +144,7 @@ class Patience:
                     return False
                 if self._stopping:
                     raise GaveUp(f"{dependency}: {breaker.reason}")
+                breaker.insisted = True
                 wait_s = breaker.try_at - self._clock()
                 if wait_s <= 0 and not breaker.trying:
                     breaker.trying = True
@@ -141,7 +153,7 @@ class Patience:
                 self._changed.wait(max(wait_s, 0.001) if not breaker.trying else None)
 
     def _pass_on(self, dependency: str) -> None:
-        """Who was to try ended otherwise (a bad scan, our own mistake): that says nothing of the dependency."""
+        """Who was to try got an error, or no answer in time: isolation.py asks on until it knows who is to blame."""
         with self._changed:
             breaker = self._breakers.get(dependency)
             if breaker is not None:
