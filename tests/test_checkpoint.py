@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -233,3 +234,40 @@ def test_nothing_is_taken_for_never_committed_because_kafka_does_not_say(finishe
     publishing.publish(outcomes, members)
 
     assert log == ["0-0"]
+
+
+def test_offsets_of_a_call_that_timed_out_do_not_come_late_and_in_place_of_newer_ones(finished: Finished) -> None:
+    """Kafka takes them into the next transaction of the same epoch, which is that of the same producer."""
+    log: list[str] = []
+    committed: list[int] = []
+
+    class SlowProducer(FlakyProducer):
+        on_its_way: list[TopicPartition] | None = None
+        has_been_slow = False
+
+        def send_offsets_to_transaction(self, offsets: list[TopicPartition], member: object, timeout: float) -> None:
+            if not SlowProducer.has_been_slow:
+                SlowProducer.has_been_slow = True
+                self.on_its_way = offsets
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "slow", False, True))
+            self._offsets = offsets
+
+        def commit_transaction(self, timeout: float) -> None:
+            super().commit_transaction(timeout)
+            late = self.on_its_way if committed else None
+            committed.append((late or self._offsets)[0].offset)
+
+        def abort_transaction(self, timeout: float) -> None:
+            self._open = None
+
+    consumer: Any = Committed(log)
+    members = [Member(SCANS, consumer, object())]
+    publishing = TransactionalPublisher(KafkaSettings(), lambda: SlowProducer(log, [None] * 3))  # type: ignore[arg-type,return-value]
+    outcomes = [finished(scan_message(offset)) for offset in (0, 1)]
+
+    with suppress(KafkaException):
+        publishing.publish(outcomes[:1], members)
+    publishing.publish(outcomes[len(log) :], members)
+
+    assert log == ["0-0", "0-1"]
+    assert committed[-1] == 2

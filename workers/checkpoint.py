@@ -210,8 +210,8 @@ class TransactionalPublisher(Publisher):
             raise
 
     def _send_offsets(self, producer: Producer, member: Member, offsets: Sequence[TopicPartition]) -> None:
-        send = producer.send_offsets_to_transaction
-        self._call(send, list(offsets), member.metadata, CALL_TIMEOUT_S, attempts=_ATTEMPTS)
+        # Once: of a call that has timed out, the request may still be under way, and nobody calls it back.
+        self._call(producer.send_offsets_to_transaction, list(offsets), member.metadata, CALL_TIMEOUT_S)
 
     def _open(self) -> Producer:
         """Become the only producer with our transactional id. Raises KafkaException while the broker can't be asked."""
@@ -221,7 +221,12 @@ class TransactionalPublisher(Publisher):
         return producer
 
     def _recover(self, producer: Producer, error: KafkaError) -> None:
-        """Leave a producer that can begin the next transaction; or none, and then it is open how this one ended."""
+        """End the transaction, or leave it open how it ends; and in either case leave its producer.
+
+        What is still under way of this transaction would else come in time for the next, as both have one epoch: older
+        offsets after newer ones. The next producer's epoch fences it off.
+        """
+        self._producer = None
         if not error.fatal():
             try:
                 self._call(producer.abort_transaction, CALL_TIMEOUT_S)
@@ -229,7 +234,6 @@ class TransactionalPublisher(Publisher):
                 pass
             else:
                 return
-        self._producer = None
         self._in_doubt = True
 
 

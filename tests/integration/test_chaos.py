@@ -122,6 +122,7 @@ def test_nothing_is_lost_or_doubled_while_everything_fails(stack: ChaosStack) ->
     assert sum(outcome.done.values()) >= len(faults) - 4, "most faults found their target running"
 
 
+@pytest.mark.long
 def test_leaders_and_coordinators_that_die_cost_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
     with ChaosStack(
         tmp_path_factory.mktemp("three"), brokers=3, store="file", partitions=3, session_timeout_s=6

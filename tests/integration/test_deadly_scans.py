@@ -7,6 +7,8 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from deploy.local.server import ServerError
 from tests.integration.conftest import SAMPLES, SpoiltWorker, read_all_results
 from tests.integration.deadly_worker import DEADLY
@@ -19,6 +21,7 @@ SCANS = 12
 CULPRIT = "scan-5"
 
 
+@pytest.mark.long
 def test_a_scan_that_kills_its_worker_again_and_again_is_rejected_and_costs_no_other(
     settings: Settings, tmp_path: Path
 ) -> None:
