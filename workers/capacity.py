@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,7 +137,7 @@ class Plan:
     @property
     def peak(self) -> Hour:
         """The hour with most scans."""
-        return max(self.hours, key=lambda hour: hour.scans)
+        return _peak(self.hours)
 
     @property
     def quietest(self) -> Hour:
@@ -170,7 +170,7 @@ def make_plan(figures: Figures, demand: Demand, gpu_scans_per_s: float | None = 
         unit_scans_per_s=(gpus or workers).scans_per_s,
         worker_scans_per_s=workers.scans_per_s,
         partitions=partitions,
-        cores=_cores(figures, max(hours, key=lambda hour: hour.scans), with_gpus=gpus is not None),
+        cores=_cores(figures, _peak(hours), with_gpus=gpus is not None),
         volume=_volume(figures, demand),
     )
 
@@ -304,6 +304,10 @@ def _hour(gpus: _Stations | None, workers: _Stations, number: int, scans: float,
         p50_s=max(stations.latency_s(0.5, scans, share) for stations, share in passed),
         p99_s=max(stations.latency_s(0.99, scans, share) for stations, share in passed),
     )
+
+
+def _peak(hours: Sequence[Hour]) -> Hour:
+    return max(hours, key=lambda hour: hour.scans)
 
 
 def _cores(figures: Figures, peak: Hour, *, with_gpus: bool) -> Cores:

@@ -14,7 +14,8 @@ from functools import partial
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from workers.caution import OPEN
-from workers.messages import HEADER_PREFIX, DeadLetter, message_place
+from workers.kafka import without_errors
+from workers.messages import VALUE_LEFT_OUT_HEADER, DeadLetter, message_place
 from workers.progress import Outcome, Partition, ScanMessage
 from workers.settings import KafkaSettings
 
@@ -26,9 +27,6 @@ CALL_HANGS_AFTER_S = 45.0
 
 # Of calls that may well succeed when they are simply repeated.
 _ATTEMPTS = 6
-
-# On a dead letter whose original, with our headers, is larger than its topic takes: it has no value, and says why.
-VALUE_LEFT_OUT_HEADER = HEADER_PREFIX + "value_left_out"
 
 # Hears where the worker is, by name: for tests that let it die there.
 Passed = Callable[[str], None]
@@ -280,11 +278,8 @@ def committed(member: Member, partitions: Sequence[Partition]) -> list[TopicPart
 
     While a transaction with one of these offsets is open, Kafka keeps us waiting: a commit that is on its way is seen.
     """
-    places = member.consumer.committed([TopicPartition(*each) for each in partitions], timeout=CALL_TIMEOUT_S)
-    for place in places:
-        if place.error is not None:  # else its offset would look as if nothing had ever been committed
-            raise KafkaException(place.error)
-    return places
+    places = [TopicPartition(*each) for each in partitions]
+    return without_errors(member.consumer.committed(places, timeout=CALL_TIMEOUT_S))
 
 
 def next_offsets(outcomes: Sequence[Outcome]) -> list[TopicPartition]:

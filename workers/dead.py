@@ -10,10 +10,9 @@ from itertools import chain, islice
 from confluent_kafka import KafkaError, KafkaException, Message
 from pydantic import ValidationError
 
-from workers.checkpoint import VALUE_LEFT_OUT_HEADER
 from workers.errors import Unavailable, UserError
 from workers.kafka import make_producer, make_transactional_producer
-from workers.messages import ATTEMPT_HEADER, HEADER_PREFIX, DeadLetter, Headers, attempt_of
+from workers.messages import ATTEMPT_HEADER, HEADER_PREFIX, VALUE_LEFT_OUT_HEADER, DeadLetter, Headers, attempt_of
 from workers.settings import KafkaSettings
 from workers.topics import read_topic
 

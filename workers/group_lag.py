@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from workers.errors import Unavailable, UserError
 from workers.http import PageServer, json_page, readiness_page
-from workers.kafka import lane_topics, make_reader
+from workers.kafka import lane_topics, make_reader, without_errors
 from workers.messages import Lane
 from workers.metrics.definitions import Catalogue
 from workers.metrics.lag import Lag, define_lag
@@ -83,12 +83,10 @@ class GroupLag:
         places = [TopicPartition(p.topic, p.number) for p in self._partitions()]
         if not places:
             return {}
-        committed = self._consumer.committed(places, timeout=TIMEOUT_S)
+        committed = without_errors(self._consumer.committed(places, timeout=TIMEOUT_S))
         unread: dict[Partition, tuple[int, int]] = {}
         found: dict[Partition, _Seen] = {}
         for place in committed:
-            if place.error is not None:
-                raise KafkaException(place.error)
             partition = Partition(place.topic, place.partition)
             first, end = self._consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)
             begin = max(place.offset, first)  # without a committed offset it is negative: all that is there waits

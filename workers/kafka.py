@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from enum import Enum
 from typing import TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, TopicDescription  # type: ignore[attr-defined]
 from pydantic import SecretStr
 
@@ -147,6 +147,18 @@ def make_reader(settings: KafkaSettings, group_id: str, **more: str | int | bool
         "receive.message.max.bytes": 2 * LARGEST_MESSAGE,
     }
     return _make(Consumer, settings, config | more)
+
+
+def without_errors(places: list[TopicPartition]) -> list[TopicPartition]:
+    """What Kafka has said of partitions, unchanged.
+
+    Raises KafkaException where it says an error of one: its offset is then that of a partition in which nothing was ever
+    committed.
+    """
+    for place in places:
+        if place.error is not None:
+            raise KafkaException(place.error)
+    return places
 
 
 class Hidden(Enum):

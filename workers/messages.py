@@ -23,6 +23,8 @@ REFERENCE_CONTENT_TYPE = "application/vnd.mristream.reference+json"
 HEADER_PREFIX = "mristream_"
 # On a scan that was sent again after a rejection: how often it has been sent, from 2 on.
 ATTEMPT_HEADER = HEADER_PREFIX + "attempt"
+# On a dead letter whose original, with our headers, is larger than its topic takes: it has no value, and says why.
+VALUE_LEFT_OUT_HEADER = HEADER_PREFIX + "value_left_out"
 # When the sender needs the result by, RFC 3339 with a time zone; a CloudEvents extension attribute.
 DEADLINE_HEADER = "ce_deadline"
 

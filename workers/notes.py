@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, TopicPartition
 
 from workers.caution import CLOSED, Note
 from workers.checkpoint import CALL_TIMEOUT_S, Member, Publisher, committed
+from workers.kafka import without_errors
 from workers.progress import Partition
 
 
@@ -83,10 +84,7 @@ def _offsets(consumer: Consumer, places: Sequence[TopicPartition], which: int) -
         return {}
     # The protocol asks "at which time?", and these two are among the answers.
     asked = [TopicPartition(place.topic, place.partition, which) for place in places]
-    answered = consumer.offsets_for_times(asked, timeout=CALL_TIMEOUT_S)
-    for place in answered:
-        if place.error is not None:
-            raise KafkaException(place.error)
+    answered = without_errors(consumer.offsets_for_times(asked, timeout=CALL_TIMEOUT_S))
     return {_partition(place): place.offset for place in answered}
 
 
