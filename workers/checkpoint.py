@@ -5,6 +5,7 @@ docs/delivery.md explains the numbered steps, with the same numbers.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,9 @@ from workers.settings import KafkaSettings
 CALL_TIMEOUT_S = 10.0
 # Or should: where the client waits for a group coordinator that has gone, it may forget the time
 # (https://github.com/confluentinc/librdkafka/issues/5456, open in 2.14). After this long it won't return.
-CALL_HANGS_AFTER_S = 45.0
+CALL_HANGS_AFTER_S = 20.0
+# A transaction that can't be ended soon is ended by the next producer.
+ABORT_TIMEOUT_S = 2.0
 
 # Of calls that may well succeed when they are simply repeated.
 _ATTEMPTS = 6
@@ -219,20 +222,17 @@ class TransactionalPublisher(Publisher):
         return producer
 
     def _recover(self, producer: Producer, error: KafkaError) -> None:
-        """End the transaction, or leave it open how it ends; and in either case leave its producer.
+        """Leave the transaction's producer, and it open how the transaction ended.
 
         What is still under way of this transaction would else come in time for the next, as both have one epoch: older
-        offsets after newer ones. The next producer's epoch fences it off.
+        offsets after newer ones. The next producer's epoch fences it off. It ends the transaction, too; but until there
+        is one, whoever reads committed messages or offsets waits.
         """
         self._producer = None
-        if not error.fatal():
-            try:
-                self._call(producer.abort_transaction, CALL_TIMEOUT_S)
-            except KafkaException:
-                pass
-            else:
-                return
         self._in_doubt = True
+        if not error.fatal():
+            with contextlib.suppress(KafkaException):
+                self._call(producer.abort_transaction, ABORT_TIMEOUT_S)
 
 
 class AtLeastOncePublisher(Publisher):

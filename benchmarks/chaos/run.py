@@ -25,6 +25,7 @@ _FIRST_RESULT_TIMEOUT_S = 180.0
 # With so many faults a quiet minute is nothing; this is a system that no longer works.
 _STUCK_AFTER_S = 300.0
 _PROGRESS_INTERVAL_S = 15.0
+_LOG_LINES = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,8 @@ def harm(stack: ChaosStack, names: Names, options: Options, planned: Iterable[Pl
             slot.tell_stacks()
     for slot in stack.workers.values():
         slot.stop()
+        if trouble and slot.worker.log.exists():
+            say(f"the end of {slot.worker.log}:\n{_last_lines(slot.worker.log)}")
     say("reading the history")
     faults = [*injector.faults, *(fault for each in stack.everything() for fault in each.faults)]
     history = read_history(
@@ -244,6 +247,12 @@ def _do_faults(
             threading.Event().wait(0.05)
         happened = injector.inject(fault)
         say(f"{fault.number:5d}. {fault}{'' if happened else ' (not now)'}")
+
+
+def _last_lines(log: Path) -> str:
+    """What tells why a worker doesn't get on, for whoever sees no more of a run than its output."""
+    lines = log.read_text(errors="replace").splitlines()
+    return "\n".join([line for line in lines if "a scan is rejected" not in line][-_LOG_LINES:])
 
 
 def _wait(condition: Callable[[], bool], stack: ChaosStack, timeout_s: float, what: str) -> None:
