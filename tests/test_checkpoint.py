@@ -213,6 +213,27 @@ def test_what_was_committed_unseen_is_not_doubled_when_the_next_publication_fail
     assert log == ["0-0", "0-1", "0-2", "0-3"]
 
 
+def test_what_was_committed_is_not_doubled_though_its_producer_could_abort_later(finished: Finished) -> None:
+    """Its transaction, so it says, after a commit of which it heard nothing: Kafka knows better."""
+    log: list[str] = []
+
+    class SureProducer(FlakyProducer):
+        def abort_transaction(self, timeout: float) -> None:
+            """All is well."""
+
+    ends = [KafkaError(KafkaError._TIMED_OUT), None]
+    consumer: Any = Committed(log)
+    publishing = TransactionalPublisher(KafkaSettings(), lambda: SureProducer(log, ends))  # type: ignore[arg-type,return-value]
+    members = [Member(SCANS, consumer, object())]
+    outcomes = [finished(scan_message(offset)) for offset in (0, 1)]
+
+    with pytest.raises(KafkaException):
+        publishing.publish(outcomes[:1], members)
+    publishing.publish(outcomes, members)
+
+    assert log == ["0-0", "0-1"]
+
+
 def test_nothing_is_taken_for_never_committed_because_kafka_does_not_say(finished: Finished) -> None:
     log: list[str] = []
     ends = [KafkaError(KafkaError._TIMED_OUT), None]
