@@ -26,7 +26,7 @@ from workers.metrics import Metrics
 from workers.pace import Pace
 from workers.pipeline import Pipeline
 from workers.progress import Outcome, Partition, Progress, ScanMessage
-from workers.publishing import Alone, Publishing
+from workers.publishing import LEAVE_TIMEOUT_S, Alone, Publishing
 from workers.retry import GaveUp, Patience
 from workers.settings import WorkerSettings
 from workers.tracing import NO_TRACING, Tracing
@@ -127,7 +127,7 @@ class Worker:
     def run(self) -> None:
         """Work until `stop`. Raises what a batch raised if that was our own fault; nothing of it is committed then.
 
-        After ClientHangs nothing is closed: that would wait in the same way.
+        After ClientHangs only the group is left: to close what hangs would hang, too.
         """
         for lane in self._lanes:
             lane.subscribe(self._on_assign, self._on_revoke, self._on_lost)
@@ -136,6 +136,7 @@ class Worker:
                 self._turn()
             self._drain()
         except ClientHangs:
+            self._leave_group()
             raise
         except BaseException:
             self._close()
@@ -143,14 +144,24 @@ class Worker:
         else:
             self._close()
 
+    def _leave_group(self) -> None:
+        """Let our partitions go to others now, and not when the group has missed us for long, if Kafka answers soon."""
+        self._stopping.set()
+        leaving = threading.Thread(target=self._close_consumers, name="leave", daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_TIMEOUT_S)
+
+    def _close_consumers(self) -> None:
+        for lane in self._lanes:
+            lane.consumer.close()
+
     def _close(self) -> None:
         self._stopping.set()
         self._patience.stop()
         # Whoever is still at it now is too late: nothing of it will be published.
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._publishing.close()
-        for lane in self._lanes:
-            lane.consumer.close()
+        self._close_consumers()
 
     def _turn(self) -> None:
         self._note_turn()

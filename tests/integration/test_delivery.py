@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import signal
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
@@ -114,16 +115,20 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(settings: Settings, s
 def test_a_worker_whose_kafka_client_hangs_ends_and_loses_nothing(
     settings: Settings, submit: Submit, tmp_path: Path
 ) -> None:
-    create_topics(settings.kafka)
+    # A group with this protocol misses a worker after 45 s only.
+    classic = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"group_protocol": "classic"})})
+    create_topics(classic.kafka)
     scan_ids = submit(many_copies(tmp_path / "scans", 60))
 
-    with SpoiltWorker(tmp_path / "hanging", settings, "tests.integration.hanging_worker") as hanging:
+    with SpoiltWorker(tmp_path / "hanging", classic, "tests.integration.hanging_worker") as hanging:
         assert hanging.wait(60) == 1
         assert "doesn't return" in hanging.log.read_text()
-    assert len(read_all_results(settings.kafka)) < 60, "it hung too late to prove anything"
-    with WorkerProcess(tmp_path / "next", settings):
-        results = results_of(settings, 60)
+    hung_at = time.monotonic()
+    assert len(read_all_results(classic.kafka)) < 60, "it hung too late to prove anything"
+    with WorkerProcess(tmp_path / "next", classic):
+        results = results_of(classic, 60)
 
+    assert time.monotonic() - hung_at < 40, "it has not left its group"
     assert Counter(r.scan_id for r in results) == Counter(scan_ids)
 
 
