@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from tests.conftest import SCANS, scan_message
 from workers.checkpoint import Member, Publisher, TransactionalPublisher, next_offsets
+from workers.lookback import Seen
 from workers.messages import ScanResult, Status
 from workers.progress import Outcome, Partition, Progress, ScanMessage
 from workers.settings import KafkaSettings
@@ -232,6 +233,33 @@ def test_what_was_committed_is_not_doubled_though_its_producer_could_abort_later
     publishing.publish(outcomes, members)
 
     assert log == ["0-0", "0-1"]
+
+
+def test_what_readers_see_already_is_not_doubled_though_its_offset_was_not_committed(finished: Finished) -> None:
+    """A broker may lose a commit that it has told some partitions of: see workers/lookback.py."""
+    log = ["0-0"]
+    offsets: list[TopicPartition] = []
+
+    class LostCommit(FlakyProducer):
+        def send_offsets_to_transaction(self, sent: list[TopicPartition], member: object, timeout: float) -> None:
+            offsets.extend(sent)
+
+    ends = [KafkaError(KafkaError.INVALID_TXN_STATE), None]
+    consumer: Any = SimpleNamespace(committed=lambda places, timeout: [TopicPartition(SCANS, 0, 0)])
+    publishing = TransactionalPublisher(
+        KafkaSettings(),
+        lambda: LostCommit(log, ends),  # type: ignore[arg-type,return-value]
+        look_back=lambda since_s: Seen(results=frozenset({(SCANS.encode(), b"0", b"0")})),
+    )
+    members = [Member(SCANS, consumer, object())]
+    outcomes = [finished(scan_message(offset)) for offset in (0, 1)]
+
+    with pytest.raises(KafkaException):
+        publishing.publish(outcomes[:1], members)
+    publishing.publish(outcomes, members)
+
+    assert log == ["0-0", "0-1"]
+    assert offsets[-1].offset == 2
 
 
 def test_nothing_is_taken_for_never_committed_because_kafka_does_not_say(finished: Finished) -> None:

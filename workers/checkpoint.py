@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from workers.caution import OPEN
 from workers.kafka import without_errors
+from workers.lookback import NOTHING_SEEN, LookBack, Seen
 from workers.messages import VALUE_LEFT_OUT_HEADER, DeadLetter, message_place
 from workers.progress import Outcome, Partition, ScanMessage
 from workers.settings import KafkaSettings
@@ -99,28 +100,39 @@ class Publisher(ABC):
             finally:
                 self._calling_since = None
 
-    def _produce(self, producer: Producer, outcome: Outcome, failures: list[KafkaError] | None = None) -> None:
-        """Queue the result and, of a rejected scan, the original; what Kafka doesn't take is added to `failures`."""
+    def _produce(
+        self,
+        producer: Producer,
+        outcome: Outcome,
+        failures: list[KafkaError] | None = None,
+        seen: Seen = NOTHING_SEEN,
+    ) -> None:
+        """Queue the result and, of a rejected scan, the original, but for what is seen already.
+
+        What Kafka doesn't take is added to `failures`.
+        """
 
         def delivered(error: KafkaError | None, message: object) -> None:
             if error is not None and failures is not None:
                 failures.append(error)
 
         message = outcome.message
-        place = message_place(message.partition.topic, message.partition.number, message.offset)
+        names = message_place(message.partition.topic, message.partition.number, message.offset)
+        place = tuple(value for _, value in names)
         headers: list[tuple[str, str | bytes | None]] = [
             ("ce_id", outcome.result.scan_id.encode()),
             ("content-type", b"application/json"),
-            *place,
+            *names,
         ]
-        producer.produce(
-            self._settings.results_topic,
-            key=message.key,
-            value=outcome.result.model_dump_json().encode(),
-            headers=headers,
-            on_delivery=delivered,
-        )
-        if outcome.dead_letter is not None:
+        if place not in seen.results:
+            producer.produce(
+                self._settings.results_topic,
+                key=message.key,
+                value=outcome.result.model_dump_json().encode(),
+                headers=headers,
+                on_delivery=delivered,
+            )
+        if outcome.dead_letter is not None and place not in seen.letters:
             self._produce_letter(producer, message, outcome.dead_letter, delivered)
 
     def _produce_letter(
@@ -163,6 +175,18 @@ class TransactionalPublisher(Publisher):
 
     _in_doubt = False
 
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        make_producer: Callable[[], Producer],
+        passed: Passed = nothing_hears,
+        look_back: LookBack = lambda since_s: NOTHING_SEEN,
+    ) -> None:
+        super().__init__(settings, make_producer, passed)
+        self._look_back = look_back
+        # Of the first transaction that is in doubt, or else the last one; in seconds since 1970.
+        self._began_at = time.time()
+
     def publish(self, outcomes: Sequence[Outcome], members: Sequence[Member]) -> None:
         """Publish all of it or nothing.
 
@@ -170,19 +194,23 @@ class TransactionalPublisher(Publisher):
         the broker, and its results are never seen by readers of committed messages.
         """
         producer = self._producer or self._open()
+        seen = NOTHING_SEEN
         if self._in_doubt:
             # And so it stays until something is published: whoever tries again brings all of these outcomes again.
             outcomes = list(_not_yet_committed(outcomes, members))
+            seen = self._look_back(self._began_at) if outcomes else seen
         if not outcomes:
             self._in_doubt = False
             return
+        if not self._in_doubt:
+            self._began_at = time.time()
         try:
             # 3. Open a transaction. (1. The masks are stored. 2. The finished prefix of each partition is chosen.)
             producer.begin_transaction()
             self._passed("checkpoint.begun")
             # 4. Results, and the originals of rejected scans.
             for outcome in outcomes:
-                self._produce(producer, outcome)
+                self._produce(producer, outcome, seen=seen)
             self._passed("checkpoint.produced")
             # 5. The offset after the last scan of each partition.
             for member, offsets in _offsets_by_member(outcomes, members):

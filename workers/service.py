@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from contextlib import ExitStack
+from functools import partial
 
 from workers import __version__
 from workers.allocator import keep_freed_memory
@@ -34,6 +35,7 @@ from workers.kafka import (
 )
 from workers.kafka_watch import KafkaWatch
 from workers.lane import Lane
+from workers.lookback import look_back
 from workers.metrics import Metrics
 from workers.pipeline import Pipeline
 from workers.retry import Patience
@@ -152,7 +154,12 @@ def _publisher(settings: KafkaSettings, passed: Passed) -> Publisher:
     if settings.delivery == "at_least_once":
         return AtLeastOncePublisher(settings, lambda: make_producer(settings), passed)
     producer_id = transactional_id(settings)
-    return TransactionalPublisher(settings, lambda: make_transactional_producer(settings, producer_id), passed)
+    return TransactionalPublisher(
+        settings,
+        lambda: make_transactional_producer(settings, producer_id),
+        passed,
+        partial(look_back, settings),
+    )
 
 
 def _exit_at_once(status: int) -> None:

@@ -36,7 +36,8 @@ from workers.kafka import (
     make_transactional_producer,
     transactional_id,
 )
-from workers.messages import DeadLetter, ScanResult, Status
+from workers.lookback import look_back
+from workers.messages import DeadLetter, ScanResult, Status, message_place
 from workers.progress import Outcome, Partition, ScanMessage
 from workers.submission import Submission, Submitter
 from workers.topics import read_results, read_topic
@@ -45,7 +46,7 @@ from workers.topics import read_results, read_topic
 pytestmark = pytest.mark.timeout(600)
 # What each role may do with each topic, as the document says in words.
 RIGHTS = {
-    "worker": {**dict.fromkeys(SCANS, "READ"), "results": "WRITE", "scans.dead": "WRITE"},
+    "worker": {**dict.fromkeys(SCANS, "READ"), "results": "READ WRITE", "scans.dead": "READ WRITE"},
     "submitter": {"scans": "WRITE", "scans.stat": "WRITE"},
     "reader": {"results": "READ"},
     "redriver": {**dict.fromkeys(SCANS, "WRITE"), "scans.dead": "READ WRITE"},
@@ -109,6 +110,17 @@ def test_a_worker_takes_scans_of_all_lanes_and_publishes_results(documented: Bro
         consumer.close()
 
     assert [place.offset for place in places] == [taken[topic].offset + 1 for topic in SCANS]
+
+
+def test_a_worker_looks_back_at_what_is_published_and_who_may_not_sees_nothing(documented: Broker) -> None:
+    place = [*message_place("scans", 0, 7)]
+    result = ScanResult(scan_id="7", status=Status.NO_TUMOR)
+    produce(documented.server.admin_configuration(), "results", result, headers=place)
+    since_s = time.time() - 600
+
+    assert (b"scans", b"0", b"7") in look_back(documented.login("worker"), since_s).results
+    assert look_back(documented.login("replayer"), since_s).results == set()
+    assert look_back(documented.login("reader"), since_s).letters == set()
 
 
 def test_a_submitter_sends_scans(documented: Broker, tmp_path: Path) -> None:
