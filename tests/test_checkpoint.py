@@ -165,12 +165,14 @@ class Committed:
         return [TopicPartition(place.topic, place.partition, len(self._log)) for place in places]
 
 
-def publisher(log: list[str], ends: list[KafkaError | None]) -> tuple[Publisher, list[Member]]:
+def publisher(
+    log: list[str], ends: list[KafkaError | None], kind: type[FlakyProducer] = FlakyProducer, **more: Any
+) -> tuple[Publisher, list[Member]]:
     def make_producer() -> Any:
-        return FlakyProducer(log, ends)
+        return kind(log, ends)
 
     consumer: Any = Committed(log)
-    return TransactionalPublisher(KafkaSettings(), make_producer), [Member(SCANS, consumer, object())]
+    return TransactionalPublisher(KafkaSettings(), make_producer, **more), [Member(SCANS, consumer, object())]
 
 
 def test_a_publication_that_was_aborted_is_repeated_as_a_whole(finished: Finished) -> None:
@@ -222,10 +224,7 @@ def test_what_was_committed_is_not_doubled_though_its_producer_could_abort_later
         def abort_transaction(self, timeout: float) -> None:
             """All is well."""
 
-    ends = [KafkaError(KafkaError._TIMED_OUT), None]
-    consumer: Any = Committed(log)
-    publishing = TransactionalPublisher(KafkaSettings(), lambda: SureProducer(log, ends))  # type: ignore[arg-type,return-value]
-    members = [Member(SCANS, consumer, object())]
+    publishing, members = publisher(log, [KafkaError(KafkaError._TIMED_OUT), None], SureProducer)
     outcomes = [finished(scan_message(offset)) for offset in (0, 1)]
 
     with pytest.raises(KafkaException):
@@ -244,13 +243,10 @@ def test_what_readers_see_already_is_not_doubled_though_its_offset_was_not_commi
         def send_offsets_to_transaction(self, sent: list[TopicPartition], member: object, timeout: float) -> None:
             offsets.extend(sent)
 
+    seen = Seen(results=frozenset({(SCANS.encode(), b"0", b"0")}))
     ends = [KafkaError(KafkaError.INVALID_TXN_STATE), None]
+    publishing, _ = publisher(log, ends, LostCommit, look_back=lambda since_s: seen)
     consumer: Any = SimpleNamespace(committed=lambda places, timeout: [TopicPartition(SCANS, 0, 0)])
-    publishing = TransactionalPublisher(
-        KafkaSettings(),
-        lambda: LostCommit(log, ends),  # type: ignore[arg-type,return-value]
-        look_back=lambda since_s: Seen(results=frozenset({(SCANS.encode(), b"0", b"0")})),
-    )
     members = [Member(SCANS, consumer, object())]
     outcomes = [finished(scan_message(offset)) for offset in (0, 1)]
 
@@ -309,9 +305,7 @@ def test_offsets_of_a_call_that_timed_out_do_not_come_late_and_in_place_of_newer
         def abort_transaction(self, timeout: float) -> None:
             self._open = None
 
-    consumer: Any = Committed(log)
-    members = [Member(SCANS, consumer, object())]
-    publishing = TransactionalPublisher(KafkaSettings(), lambda: SlowProducer(log, [None] * 3))  # type: ignore[arg-type,return-value]
+    publishing, members = publisher(log, [None] * 3, SlowProducer)
     outcomes = [finished(scan_message(offset)) for offset in (0, 1)]
 
     with suppress(KafkaException):

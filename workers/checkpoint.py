@@ -15,16 +15,14 @@ from functools import partial
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from workers.caution import OPEN
-from workers.kafka import without_errors
+from workers.kafka import CALL_TIMEOUT_S, without_errors
 from workers.lookback import NOTHING_SEEN, LookBack, Seen
 from workers.messages import VALUE_LEFT_OUT_HEADER, DeadLetter, message_place
 from workers.progress import Outcome, Partition, ScanMessage
 from workers.settings import KafkaSettings
 
-# Calls that time out are simply called again; this bounds how long one call keeps its thread.
-CALL_TIMEOUT_S = 10.0
-# Or should: where the client waits for a group coordinator that has gone, it may forget the time
-# (https://github.com/confluentinc/librdkafka/issues/5456, open in 2.14). After this long it won't return.
+# A call should return after CALL_TIMEOUT_S; but where the client waits for a group coordinator that has gone, it may forget
+# the time (https://github.com/confluentinc/librdkafka/issues/5456, open in 2.14). After this long it won't return.
 CALL_HANGS_AFTER_S = 20.0
 # A transaction that can't be ended soon is ended by the next producer.
 ABORT_TIMEOUT_S = 2.0
@@ -194,16 +192,15 @@ class TransactionalPublisher(Publisher):
         the broker, and its results are never seen by readers of committed messages.
         """
         producer = self._producer or self._open()
-        seen = NOTHING_SEEN
         if self._in_doubt:
             # And so it stays until something is published: whoever tries again brings all of these outcomes again.
             outcomes = list(_not_yet_committed(outcomes, members))
-            seen = self._look_back(self._began_at) if outcomes else seen
+        else:
+            self._began_at = time.time()
         if not outcomes:
             self._in_doubt = False
             return
-        if not self._in_doubt:
-            self._began_at = time.time()
+        seen = self._look_back(self._began_at) if self._in_doubt else NOTHING_SEEN
         try:
             # 3. Open a transaction. (1. The masks are stored. 2. The finished prefix of each partition is chosen.)
             producer.begin_transaction()

@@ -39,6 +39,8 @@ ONE_AT_A_TIME = {"max.in.flight.requests.per.connection": 1}
 # longest pause of 10 s, where some are left, is too long for scans that wait.
 RECONNECT = {"reconnect.backoff.ms": 1000, "reconnect.backoff.max.ms": 2000}
 ADMIN_TIMEOUT_S = 15.0
+# Calls that time out are simply called again; this bounds how long one call keeps its thread.
+CALL_TIMEOUT_S = 10.0
 TURNED_AWAY_AFTER_S = 2.0
 Config = dict[str, str | int | float | bool | Callable[[KafkaError], None]]
 Client = TypeVar("Client", Consumer, Producer, AdminClient)
@@ -159,6 +161,17 @@ def without_errors(places: list[TopicPartition]) -> list[TopicPartition]:
         if place.error is not None:
             raise KafkaException(place.error)
     return places
+
+
+def offsets_at(consumer: Consumer, places: Sequence[TopicPartition], time_ms: int) -> list[TopicPartition]:
+    """For each partition the offset of its first message from that time on; -1 where there is none.
+
+    The protocol asks "at which time?", and OFFSET_BEGINNING and OFFSET_END are among the answers. Raises KafkaException.
+    """
+    if not places:
+        return []
+    asked = [TopicPartition(place.topic, place.partition, time_ms) for place in places]
+    return without_errors(consumer.offsets_for_times(asked, timeout=CALL_TIMEOUT_S))
 
 
 class Hidden(Enum):

@@ -11,14 +11,14 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import cast
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from workers.kafka import make_reader, without_errors
+from workers.kafka import CALL_TIMEOUT_S, make_reader, offsets_at
 from workers.messages import HEADER_PREFIX, Headers
 from workers.settings import KafkaSettings
 
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 # How far brokers' clocks may be ahead of ours: where they write the time themselves (LogAppendTime).
 _CLOCKS_DIFFER_S = 10.0
-_CALL_TIMEOUT_S = 10.0
 # Others' transactions, which keep readers from what comes after them, last no longer than `kafka.transaction_timeout_s`.
 _READ_TIMEOUT_S = 30.0
 
@@ -72,23 +71,15 @@ def _read(settings: KafkaSettings, topic: str, since_ms: int) -> list[Message]:
     # Where the part to be read begins and ends is asked without regard to transactions: those that are still open may lie
     # before it.
     with closing(make_reader(settings, group, **{"isolation.level": "read_uncommitted"})) as scout:
-        described = scout.list_topics(topic, timeout=_CALL_TIMEOUT_S).topics[topic]
+        described = scout.list_topics(topic, timeout=CALL_TIMEOUT_S).topics[topic]
         if described.error is not None:
             raise KafkaException(described.error)
-        starts = _offsets(scout, topic, described.partitions, since_ms)
-        ends = _offsets(scout, topic, described.partitions, OFFSET_END)
-    unread = {number: ends[number] for number, start in starts.items() if 0 <= start < ends[number]}
+        places = [TopicPartition(topic, number) for number in described.partitions]
+        ends = {place.partition: place.offset for place in offsets_at(scout, places, OFFSET_END)}
+        starts = [place for place in offsets_at(scout, places, since_ms) if 0 <= place.offset < ends[place.partition]]
     with closing(make_reader(settings, group)) as reader:
-        reader.assign([TopicPartition(topic, number, starts[number]) for number in unread])
-        return _read_to(reader, unread)
-
-
-def _offsets(scout: Consumer, topic: str, partitions: Iterable[int], which: int) -> dict[int, int]:
-    asked = [TopicPartition(topic, number, which) for number in partitions]
-    return {
-        place.partition: place.offset
-        for place in without_errors(scout.offsets_for_times(asked, timeout=_CALL_TIMEOUT_S))
-    }
+        reader.assign(starts)
+        return _read_to(reader, {place.partition: ends[place.partition] for place in starts})
 
 
 def _read_to(reader: Consumer, unread: dict[int, int]) -> list[Message]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, TopicPartition
 
 from workers.caution import CLOSED, Note
-from workers.checkpoint import CALL_TIMEOUT_S, Member, Publisher, committed
-from workers.kafka import without_errors
+from workers.checkpoint import Member, Publisher, committed
+from workers.kafka import offsets_at
 from workers.progress import Partition
 
 
@@ -80,12 +80,7 @@ def _offsets(consumer: Consumer, places: Sequence[TopicPartition], which: int) -
     All in one request, which Kafka answers when it has answered the consumer's last fetch: where no scans come, in up to
     `fetch.wait.max.ms`. `get_watermark_offsets` would take as long for each partition.
     """
-    if not places:
-        return {}
-    # The protocol asks "at which time?", and these two are among the answers.
-    asked = [TopicPartition(place.topic, place.partition, which) for place in places]
-    answered = without_errors(consumer.offsets_for_times(asked, timeout=CALL_TIMEOUT_S))
-    return {_partition(place): place.offset for place in answered}
+    return {_partition(place): place.offset for place in offsets_at(consumer, places, which)}
 
 
 def _partition(place: TopicPartition) -> Partition:
